@@ -19,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
+from edgedistill.digests import canonical, file_digest
 from edgedistill.errors import EdgedistillError, StageError, StoreError
 
 RECORD = "artifact.json"
@@ -156,25 +157,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(inner) for inner in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def canonical(value: Any) -> bytes:
-    """The one JSON text of a value: sorted keys, no spaces, UTF-8."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, 64 hex digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def tree_digest(path: Path) -> str:
-    """SHA-256 of a file, or of a folder: over the lines `digest  relative/path` of its files, sorted by path."""
-    if path.is_file():
-        return file_digest(path)
-    files = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
-    return hashlib.sha256("".join(f"{file_digest(file)}  {name}\n" for name, file in files).encode()).hexdigest()
 
 
 def _stamp(file: Path) -> dict[str, Any]:
