@@ -1,0 +1,25 @@
+"""Links: how this machine reaches the device. One file a way.
+
+A link is a module with
+
+- `HOW`: what its latency figures are worth: "measured", "emulated" or "not measured";
+- `ABOUT`: one line for people;
+- `ready(link: target.Link) -> str | None`: None when it works from this machine, else what is missing and how to install it;
+- `open_runner(runtime: str, request: dict) -> Runner`: starts the runtime's runner with one model loaded.
+
+A `Runner` has `hello` (the runner's first answer), `ask(request) -> dict` and `close()`. What runners say to each other is in `runtimes/`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class Runner(Protocol):
+    """A process on the device that has one model loaded."""
+
+    hello: dict[str, Any]
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,9 @@
+"""Students: what a student can be, and how it starts from the teacher. One file a family.
+
+A family is a module, free of torch when imported, with
+
+- `ABOUT`: one line for people;
+- `start(source: Path, out: Path, options: recipe.Student, texts, classes, task, seed) -> dict`: writes an untrained student as a
+  Hugging Face folder (config.json, model.safetensors, tokenizer.json) under `out` and gives its facts (layers, parameters, vocabulary).
+  `source` is the folder of the model it starts from.
+"""

@@ -1,0 +1,150 @@
+"""Label-free augmentation: grow a transfer set out of texts alone.
+
+No label is ever read: the teacher labels what comes out, so a change of meaning does no harm, it is one more question answered. That frees
+the operations to be rough, as in TinyBERT (arXiv:1909.10351, §4.2), which replaces words in context, and EDA (arXiv:1901.11196), which deletes
+and swaps. Pure Python; the same texts and seed give the same result.
+
+- replace: words exchanged for others seen between the same neighbours, P(w') ∝ count(left, w') · count(w', right) over the texts themselves
+- delete: each word dropped with a small probability
+- recombine: the head of one text and the tail of another, joined where both have the same word
+- typo: letters swapped, dropped, doubled or mistaken
+- case: the whole text in lower or upper case
+"""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
+
+BEGIN, END = "\x02", "\x03"  # stand for the edges of a text in the bigram counts
+DELETED = 0.15  # probability that `delete` drops a word
+MOST_REPLACED = 3
+SECOND = 0.5  # probability that a second operation follows on the first
+TRIES = 8  # a text may not be fit for an operation, or give a text that is there already
+
+Operation = Callable[[list[str], random.Random], list[str] | None]
+
+
+class Augmenter:
+    """Holds the bigram counts and word positions of a corpus; linear in its size."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.rows = [words for words in (text.split() for text in texts) if words]
+        self._after: dict[str, Counter[str]] = defaultdict(Counter)
+        self._before: dict[str, Counter[str]] = defaultdict(Counter)
+        self._places: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for number, row in enumerate(self.rows):
+            folded = [BEGIN, *(word.lower() for word in row), END]
+            for place, word in enumerate(row):
+                self._after[folded[place]][word] += 1
+                self._before[folded[place + 2]][word] += 1
+                self._places[folded[place + 1]].append((number, place))
+        self._slots: dict[tuple[str, str], tuple[list[str], list[int]]] = {}
+        self._longest = max((len(row) for row in self.rows), default=0)
+
+    def grow(self, count: int, methods: Mapping[str, float], seed: int, exclude: Iterable[str], normal: Callable[[str], str]) -> list[str]:
+        """Up to `count` new texts; fewer when the texts give no more.
+
+        methods: operation → share. exclude: texts that must not come out (the test set, the originals). normal: the form under which two
+        texts count as the same; nothing comes out twice under it.
+        """
+        operations: list[Operation] = [getattr(self, name) for name in methods]
+        shares = list(accumulate(methods.values()))
+        if not self.rows or not shares or shares[-1] <= 0:
+            return []
+        draw = random.Random(seed)  # noqa: S311  # a sample, not a secret
+        seen = {normal(text) for text in exclude} | {""}
+        grown: list[str] = []
+        order = list(range(len(self.rows)))
+        for _ in range(-(-count * TRIES // len(order))):
+            draw.shuffle(order)
+            for number in order:
+                words = _drawn(operations, shares, draw)(self.rows[number], draw)
+                if words is None:
+                    continue
+                if draw.random() < SECOND:
+                    words = _drawn(operations, shares, draw)(words, draw) or words
+                text = " ".join(words)
+                form = normal(text)
+                if form in seen:
+                    continue
+                seen.add(form)
+                grown.append(text)
+                if len(grown) == count:
+                    return grown
+        return grown
+
+    def replace(self, words: list[str], draw: random.Random) -> list[str] | None:
+        out, done, wanted = list(words), 0, draw.randint(1, MOST_REPLACED)
+        for _ in range(wanted * 3):
+            place = draw.randrange(len(out))
+            left = out[place - 1].lower() if place else BEGIN
+            right = out[place + 1].lower() if place + 1 < len(out) else END
+            candidates, weights = self._between(left, right)
+            if len(candidates) < 2:
+                continue
+            word = candidates[bisect(weights, draw.random() * weights[-1], 0, len(weights) - 1)]
+            if word != out[place]:
+                out[place] = word
+                done += 1
+                if done == wanted:
+                    break
+        return out if done else None
+
+    def _between(self, left: str, right: str) -> tuple[list[str], list[int]]:
+        """Words seen both after `left` and before `right`, with their cumulated weights."""
+        if (left, right) not in self._slots:
+            after, before = self._after.get(left, Counter()), self._before.get(right, Counter())
+            few, many = (after, before) if len(after) <= len(before) else (before, after)
+            words = [word for word in few if word in many]
+            self._slots[left, right] = (words, list(accumulate(few[word] * many[word] for word in words)))
+        return self._slots[left, right]
+
+    def delete(self, words: list[str], draw: random.Random) -> list[str] | None:
+        if len(words) < 3:
+            return None
+        kept = [word for word in words if draw.random() >= DELETED]
+        if len(kept) == len(words):
+            kept.pop(draw.randrange(len(kept)))
+        return kept if len(kept) >= 2 else None
+
+    def recombine(self, words: list[str], draw: random.Random) -> list[str] | None:
+        if len(words) < 3:
+            return None
+        for _ in range(4):
+            place = draw.randrange(1, len(words))
+            meetings = self._places.get(words[place].lower(), [])
+            if len(meetings) < 2:
+                continue
+            number, start = meetings[draw.randrange(len(meetings))]
+            tail = self.rows[number][start:]
+            # Not longer than any real text: joined halves must not drift away from the traffic's lengths.
+            if place + len(tail) <= self._longest and tail != words[place:]:
+                return words[:place] + tail
+        return None
+
+    def typo(self, words: list[str], draw: random.Random) -> list[str] | None:
+        out = list(words)
+        for _ in range(draw.randint(1, 2)):
+            place = draw.randrange(len(out))
+            word = out[place]
+            if len(word) < 4 or not word.isalpha():
+                continue
+            at = draw.randrange(1, len(word) - 1)
+            swapped = word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+            dropped = word[:at] + word[at + 1 :]
+            doubled = word[:at] + word[at] + word[at:]
+            mistaken = word[:at] + word[draw.randrange(len(word))] + word[at + 1 :]
+            out[place] = draw.choices((swapped, dropped, doubled, mistaken), (35, 30, 15, 20))[0]
+        return out if out != words else None
+
+    def case(self, words: list[str], draw: random.Random) -> list[str] | None:
+        out = [word.lower() for word in words] if draw.random() < 0.7 else [word.upper() for word in words]
+        return out if out != words else None
+
+
+def _drawn(operations: Sequence[Operation], shares: Sequence[float], draw: random.Random) -> Operation:
+    return operations[bisect(shares, draw.random() * shares[-1], 0, len(shares) - 1)]

@@ -1,0 +1,301 @@
+"""ONNX: one float graph for every device that runs ONNX Runtime.
+
+Two files come out of one model. `unfused.onnx` is what torch's exporter writes, operator by operator; `model.onnx` is the same after
+`onnxruntime.transformers.optimizer` has put attention, layer norm and GELU into the single operators that ONNX Runtime has fast kernels for.
+Some quantizers need the one, some the other. The graph takes `input_ids` and `attention_mask` (int64 [batch, sequence]) and gives `logits`
+(float32 [batch, classes]); batch and sequence are free.
+
+Nothing is built on a graph that was not checked: on real rows, alone and in padded batches, both graphs must give torch's logits, and the
+tokenizer file must give the ids that the model was trained on.
+Sources: https://onnxruntime.ai/docs/performance/transformers-optimization.html, https://huggingface.co/docs/optimum (TasksManager, NormalizedConfig).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.errors import ParityError, StageError
+from edgedistill.onnx_graph import Batch, quiet, save_graph, session
+
+FORMAT = "onnx"
+OPSET = 17  # the oldest that has LayerNormalization; later ones break patterns that the fusions look for
+FUSED_AS_BERT = ("bert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta", "camembert")
+
+# Of the largest logit. Correct float32 graphs differ from torch by 1e-7 to 5e-6 of it (order of additions; see the tests), a wrong mask, a dropped
+# pooler or a type table that is not added by more than 1e-2. The bound stands between, an order of magnitude from either.
+TOLERANCE = 1e-4
+
+AWKWARD = (
+    "",
+    " \t\n ",
+    "👩‍👩‍👧 thumbs 👍🏽 up",
+    "e\u0301le\u0300ve cafe\u0301 n\u0303",
+    "مرحبا بالعالم \u202eabc\u202c שלום",
+    "null\u0000 bell\u0007 escape\u001b soft\u00adhyphen \ufeff",
+    "中文 字符 かな 한국어",
+    "x" * 10_000,
+    "word " * 2_000,
+    "[CLS] [SEP] <s> </s> [MASK]",
+)
+
+
+def export(model_dir: Path, out: Path, texts: Sequence[str], max_tokens: int) -> dict[str, float]:
+    """Export the classifier in `model_dir`, check it on `texts`, and give the facts of the check.
+
+    model_dir: a Hugging Face folder (config.json, model.safetensors, tokenizer files). max_tokens: longest input, special tokens counted.
+    Facts: `rows`, `error_unfused` and `error_fused` (largest |logit - torch's logit|), `tolerance` (same unit), `fused_attention` (nodes).
+    Raises ParityError when a graph or the tokenizer file differs from torch's.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with quiet():
+        tokenizer = _write_tokenizer(model_dir, out / "tokenizer.json", texts, max_tokens)
+        model = _load(model_dir)
+        rows = [tokenizer.encode(text).ids for text in (*texts, *AWKWARD)]
+        pad = model.config.pad_token_id or 0
+        truth = _torch_logits(model, rows)  # of the model as it was given, before anything below changes it
+        _fold_token_types(model)
+        _trace(model, batches(rows[:2], pad, size=2)[0] if len(rows) > 1 else batches(rows, pad)[0], out / "unfused.onnx")
+        _fuse(model.config, out / "unfused.onnx", out / "model.onnx")
+    tolerance = TOLERANCE * max(1.0, float(np.abs(truth).max()))
+    facts = {"rows": float(len(rows)), "tolerance": tolerance}
+    for name, file in (("unfused", "unfused.onnx"), ("fused", "model.onnx")):
+        facts[f"error_{name}"] = _check(out / file, rows, (*texts, *AWKWARD), truth, pad, tolerance)
+    facts["fused_attention"] = float(_count(out / "model.onnx", "Attention"))
+    return facts
+
+
+def batches(rows: Sequence[Sequence[int]], pad: int, size: int = 16) -> list[Batch]:
+    """Token ids as padded batches of `size` rows, in the given order."""
+    made = []
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        ids = np.full((len(part), max(map(len, part))), pad, np.int64)
+        mask = np.zeros_like(ids)
+        for line, row in enumerate(part):
+            ids[line, : len(row)] = row
+            mask[line, : len(row)] = 1
+        made.append({"input_ids": ids, "attention_mask": mask})
+    return made
+
+
+def _write_tokenizer(model_dir: Path, path: Path, texts: Sequence[str], max_tokens: int) -> Any:
+    """The tokenizers-library file that travels with the graph: no padding (some repositories ship a fixed 128), truncation at `max_tokens`."""
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    trained_on = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=False, local_files_only=True)
+    shipped = model_dir / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(shipped)) if shipped.is_file() else Tokenizer.from_str(trained_on.backend_tokenizer.to_str())
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_tokens)
+    path.write_text(json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, indent=None, separators=(",", ":")), encoding="utf-8")
+    written = Tokenizer.from_file(str(path))
+    for text in (*texts, *AWKWARD):
+        right = trained_on(text, truncation=True, max_length=max_tokens, padding=False)["input_ids"]
+        ids = written.encode(text).ids
+        if ids != right:
+            at = next((n for n, (a, b) in enumerate(zip(ids, right, strict=False)) if a != b), min(len(ids), len(right)))
+            raise ParityError(
+                f"the tokenizer file and AutoTokenizer give different ids for {text[:60]!r}: "
+                f"{len(ids)} and {len(right)} tokens, first difference at {at} ({ids[at : at + 5]} and {right[at : at + 5]}).",
+                where=str(shipped if shipped.is_file() else model_dir),
+                write="Save the tokenizer again with AutoTokenizer.from_pretrained(...).save_pretrained(...), and train with that one.",
+            )
+    return written
+
+
+def _load(model_dir: Path) -> Any:
+    import torch
+    from optimum.exporters.tasks import TasksManager
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model_dir, trust_remote_code=False, local_files_only=True)
+    loader = TasksManager.get_model_class_for_task("text-classification", model_type=config.model_type)
+    # Eager attention: the exporter writes it as plain MatMul and Softmax, the pattern that the fusion knows.
+    model = loader.from_pretrained(
+        model_dir, trust_remote_code=False, local_files_only=True, use_safetensors=True, attn_implementation="eager", dtype=torch.float32
+    )
+    return model.eval()
+
+
+def _fold_token_types(model: Any) -> None:
+    """Put the token-type embedding of type 0 into the position table, where every position adds it anyway.
+
+    A single text has type 0 throughout. Left in place, the type ids would be a third input on every device, or a dozen nodes that make zeros.
+    """
+    import torch
+
+    class NoTypes(torch.nn.Module):
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(1)
+
+    for part in model.modules():
+        types, positions = getattr(part, "token_type_embeddings", None), getattr(part, "position_embeddings", None)
+        if isinstance(types, torch.nn.Embedding) and isinstance(positions, torch.nn.Embedding) and types.weight.shape[1] == positions.weight.shape[1]:
+            with torch.no_grad():
+                positions.weight += types.weight[0]
+            part.token_type_embeddings = NoTypes()
+
+
+def _trace(model: Any, example: Batch, path: Path) -> None:
+    import onnx
+    import torch
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+            return logits
+
+    free = {0: "batch", 1: "sequence"}
+    inputs = tuple(torch.from_numpy(example[name]) for name in ("input_ids", "attention_mask"))
+    # dynamo=False: the newer exporter is as exact, but ONNX Runtime's attention fusion does not know the graphs it writes (onnxruntime 1.32).
+    torch.onnx.export(
+        Logits().eval(),  # else dropout is switched on again when the exporter leaves
+        inputs,
+        str(path),
+        dynamo=False,
+        opset_version=OPSET,
+        do_constant_folding=True,
+        input_names=["input_ids", "attention_mask"],
+        output_names=["logits"],
+        dynamic_axes={"input_ids": free, "attention_mask": free, "logits": {0: "batch"}},
+    )
+    graph = onnx.load(str(path))
+    _drop_added_zeros(graph)
+    _plain_products(graph)
+    save_graph(graph, path)
+
+
+def _drop_added_zeros(model: Any) -> None:
+    """Take out `Add(x, 0)`, what is left of the folded token types."""
+    from onnx import numpy_helper
+
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants |= {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"}
+    zeros = {name for name, tensor in constants.items() if list(tensor.dims) == [1] and tensor.data_type == 1 and not numpy_helper.to_array(tensor).any()}
+    for node in list(graph.node):
+        if node.op_type == "Add" and len(zeros & set(node.input)) == 1:
+            kept = next(name for name in node.input if name not in zeros)
+            for other in graph.node:
+                other.input[:] = [kept if name == node.output[0] else name for name in other.input]
+            graph.node.remove(node)
+    _drop_unused(graph)
+
+
+def _plain_products(model: Any) -> None:
+    """`Gemm` (pooler, classifier head) as `MatMul` and `Add`: as fast, and the one product that every quantizer knows."""
+    import onnx
+
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    nodes = []
+    for node in graph.node:
+        settings = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+        plain = settings.get("alpha", 1.0) == settings.get("beta", 1.0) == 1.0 and not settings.get("transA", 0)
+        if node.op_type != "Gemm" or not plain or node.input[1] not in constants or len(node.input) < 3:
+            nodes.append(node)
+            continue
+        weight = onnx.numpy_helper.to_array(constants[node.input[1]])
+        name = f"{node.input[1]}_product"
+        graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(weight.T if settings.get("transB", 0) else weight), name))
+        stem = node.name.removesuffix("/Gemm")
+        product = f"{node.output[0]}_product"
+        nodes.append(onnx.helper.make_node("MatMul", [node.input[0], name], [product], name=f"{stem}/MatMul"))
+        nodes.append(onnx.helper.make_node("Add", [product, node.input[2]], list(node.output), name=f"{stem}/Add"))
+    graph.ClearField("node")
+    graph.node.extend(nodes)
+    _drop_unused(graph)
+
+
+def _drop_unused(graph: Any) -> None:
+    used = {name for node in graph.node for name in node.input}
+    for node in list(graph.node):
+        if node.op_type == "Constant" and node.output[0] not in used:
+            graph.node.remove(node)
+    for tensor in list(graph.initializer):
+        if tensor.name not in used:
+            graph.initializer.remove(tensor)
+
+
+def _fuse(config: Any, unfused: Path, path: Path) -> None:
+    """ONNX Runtime's own fusions, by architecture. One that it has no fusions for keeps the plain graph: the session still optimises it at load."""
+    import onnx
+    from onnxruntime.transformers.fusion_options import FusionOptions
+    from onnxruntime.transformers.optimizer import optimize_model
+    from optimum.utils import NormalizedConfigManager
+
+    if config.model_type not in FUSED_AS_BERT:
+        save_graph(onnx.load(str(unfused)), path)
+        return
+    sizes = NormalizedConfigManager.get_normalized_config_class(config.model_type)(config)
+    fused = optimize_model(
+        str(unfused),
+        model_type="bert",
+        num_heads=sizes.num_attention_heads,
+        hidden_size=sizes.hidden_size,
+        opt_level=0,  # only the Python fusions: what the C++ optimiser writes depends on the machine it runs on
+        optimization_options=FusionOptions("bert"),
+    )
+    save_graph(fused.model, path)
+
+
+def _torch_logits(model: Any, rows: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+    """The truth: every row alone, without padding, through torch."""
+    import torch
+
+    with torch.inference_mode():
+        found = []
+        for row in rows:
+            ids = torch.tensor([row])
+            found.append(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].numpy())
+    return np.stack(found)
+
+
+def _check(
+    graph: Path, rows: Sequence[Sequence[int]], texts: Sequence[str], truth: npt.NDArray[np.float32], pad: int, tolerance: float
+) -> float:
+    """The largest error of `graph` on `rows`, alone and in padded batches. Raises ParityError above `tolerance` or at another answer."""
+    try:
+        opened = session(graph)
+        padded = np.concatenate([opened.run(None, batch)[0] for batch in batches(rows, pad)])
+        alone = np.concatenate([opened.run(None, batch)[0] for batch in batches(rows, pad, size=1)])
+    except Exception as problem:
+        raise StageError(f"ONNX Runtime cannot run the exported graph: {problem}.", where=str(graph)) from problem
+    worst = 0.0
+    for how, logits in (("in a padded batch", padded), ("alone", alone)):
+        errors = np.abs(logits - truth).max(axis=1)
+        top = np.sort(truth, axis=1)
+        clear = (top[:, -1] - top[:, -2] > tolerance) if truth.shape[1] > 1 else np.zeros(len(truth), bool)
+        # Written so that NaN counts as wrong.
+        wrong = ~(errors <= tolerance) | (clear & (logits.argmax(axis=1) != truth.argmax(axis=1)))
+        if wrong.any():
+            first = int(wrong.argmax())
+            raise ParityError(
+                f"the exported graph differs from torch on {int(wrong.sum())} of {len(rows)} texts {how}; the first is {texts[first][:60]!r}: "
+                f"logits {_short(logits[first])} instead of {_short(truth[first])}, error {errors[first]:.2e} where {tolerance:.2e} is allowed.",
+                where=str(graph),
+                write="This model's architecture cannot be exported faithfully with these versions; choose another student or teacher.",
+            )
+        worst = max(worst, float(errors.max()))
+    return worst
+
+
+def _short(logits: npt.NDArray[np.float32]) -> str:
+    return "[" + ", ".join(f"{value:.4g}" for value in logits[:6]) + (", …]" if len(logits) > 6 else "]")
+
+
+def _count(graph: Path, op_type: str) -> int:
+    import onnx
+
+    return sum(node.op_type == op_type for node in onnx.load(str(graph)).graph.node)

@@ -1,0 +1,100 @@
+"""Loading and saving torch models of any architecture, safely: safetensors only, and no code from a model folder.
+
+optimum's TasksManager knows which class serves a task, its NormalizedConfigManager what each architecture calls its layers and widths.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from edgedistill.errors import SourceError
+from edgedistill.training import quiet
+
+
+def check_folder(folder: Path) -> dict[str, Any]:
+    """The config of a model folder. Raises SourceError when the folder is no model, asks for remote code, or holds only pickles."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise SourceError("this is no model folder: it has no config.json.", where=str(folder), write="Give the folder of a transformers model.")
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
+        raise SourceError(f"config.json cannot be read: {problem}.", where=str(folder)) from None
+    if "auto_map" in config:
+        raise SourceError(
+            f"the model asks to run code of its own (auto_map: {', '.join(map(str, config['auto_map']))}).",
+            where=str(path),
+            write="edgedistill never runs code from a model folder: use a model whose architecture is part of transformers.",
+        )
+    if not list(folder.glob("*.safetensors")):
+        raise SourceError(
+            "the model has no safetensors file.",
+            where=str(folder),
+            write="Pickled weights (*.bin, *.pt) can run code and are not read: convert them to safetensors.",
+        )
+    if not (folder / "tokenizer.json").is_file():
+        raise SourceError("the model has no tokenizer.json.", where=str(folder), write="Save its fast tokenizer: tokenizer.save_pretrained(folder).")
+    return config
+
+
+def load_model(folder: Path, task: str, classes: list[str], **options: Any) -> Any:
+    """A torch model for `task` with one output a class. A head of another size is started anew (and only then)."""
+    from transformers import AutoConfig
+
+    check_folder(folder)
+    with quiet():
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        config.num_labels = len(classes)
+        config.id2label, config.label2id = dict(enumerate(classes)), {name: place for place, name in enumerate(classes)}
+        return model_class(task).from_pretrained(
+            folder,
+            config=config,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,
+            **options,
+        ).eval()
+
+
+def model_class(hub_task: str) -> Any:
+    """The transformers class that serves a task, by optimum's TasksManager."""
+    from optimum.exporters.tasks import TasksManager
+
+    return TasksManager.get_model_class_for_task(hub_task)
+
+
+def load_tokenizer(folder: Path, max_tokens: int | None = None) -> Any:
+    """The `tokenizers.Tokenizer` of a model folder, padding off, longer inputs cut to `max_tokens`.
+
+    Some repositories ship a tokenizer.json that pads to a fixed length; a device would then pay for 128 tokens on every text.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    if max_tokens is not None:
+        tokenizer.enable_truncation(max_tokens)
+    return tokenizer
+
+
+def normalized(config: Any) -> Any:
+    """The config under one set of names (hidden_size, num_layers, num_attention_heads, vocab_size) for every architecture."""
+    from optimum.utils import NormalizedConfigManager
+
+    return NormalizedConfigManager.get_normalized_config_class(config.model_type)(config)
+
+
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write config.json, model.safetensors and tokenizer.json."""
+    with quiet():
+        model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def parameter_count(model: Any) -> int:
+    """Number of parameters, shared ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())

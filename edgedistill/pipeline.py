@@ -1,0 +1,290 @@
+"""The whole product on one screen: `build` is the pipeline; `compile` runs it, `plan` only looks at it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from edgedistill import plugins
+from edgedistill.budget import Budget
+from edgedistill.errors import InputError, missing_extra
+from edgedistill.recipe import Recipe
+from edgedistill.report import Report, read_report
+from edgedistill.sources import Source, home, resolve
+from edgedistill.stages import benchmark, bundle, distill, export, page, prepare, quantize, select, teach, transfer
+from edgedistill.store import Artifact, Keyed, Stage, Store
+from edgedistill.target import Target, find_target
+
+Until = Literal["prepare", "teach", "distill", "export", "quantize", "benchmark", "select", "bundle"]
+QUANTIZATION_SHARE = 0.5  # of the allowed accuracy drop; the other half is distillation's
+
+
+class Make(Protocol):
+    """Gives the result of a stage: by building it, or by only looking where it would be."""
+
+    def __call__(self, stage: Stage, params: Any, /, **inputs: Keyed) -> Artifact: ...
+
+
+@dataclass(frozen=True)
+class Built:
+    """What one target gets: the folders of its last stages; those that `until` left out are missing."""
+
+    target: Target
+    results: dict[str, Artifact] = field(default_factory=dict)
+
+
+def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, until: Until = "bundle") -> list[Built]:
+    """The pipeline, from top to bottom. Every step is a stage whose result `make` finds or makes."""
+    data = {name: _source(recipe, f"data.{name}", cache) for name in ("train", "test", "traffic") if getattr(recipe.data, name)}
+    prepared = make(prepare.PREPARE, prepare.Params(recipe.data, recipe.seed, recipe.task), **data)
+    if until == "prepare":
+        return [Built(target, {"prepare": prepared}) for target in targets]
+
+    model = _source(recipe, "teacher.model", cache)
+    terms = teach.check_terms(recipe.teacher, model.path, "teacher.license")
+    precision, tokens = _precision(), recipe.student.max_tokens
+    teacher = make(
+        teach.FINE_TUNE, teach.FineTuneParams(recipe.teacher, recipe.task, tokens, precision, recipe.seed), prepared=prepared, model=model
+    )
+    if (teacher.path / "facts.json").is_file():
+        teach.check_floor(json.loads((teacher.path / "facts.json").read_text()), recipe.teacher, "teacher")
+    texts = make(
+        transfer.TRANSFER, transfer.Params(recipe.transfer, recipe.data.near_duplicate, recipe.seed), prepared=prepared, model=model
+    )
+    labels = make(
+        teach.LABEL, teach.LabelParams(recipe.teacher, recipe.task, tokens, precision), prepared=prepared, teacher=teacher, transfer=texts
+    )
+    if until == "teach":
+        return [Built(target, {"prepare": prepared, "teach": labels}) for target in targets]
+
+    start = _source(recipe, "student.start", cache) if recipe.student.start else teacher
+    runs: list[distill.Run] = ["distilled", "labels", "train_rows"] if recipe.distill.control else ["distilled"]
+    students = {
+        run: make(
+            distill.DISTILL,
+            distill.Params(run, recipe.student, recipe.distill, recipe.task, precision, recipe.seed),
+            prepared=prepared,
+            transfer=texts,
+            labels=labels,
+            source=start,
+        )
+        for run in runs
+    }
+    if until == "distill":
+        return [Built(target, {"prepare": prepared, "distill": students["distilled"]}) for target in targets]
+
+    exported: Callable[[Keyed, str], Artifact] = lambda model, format: make(  # noqa: E731
+        export.EXPORT, export.Params(format, tokens), prepared=prepared, model=model
+    )
+    built = []
+    for target in targets:
+        graphs = {"teacher": exported(teacher, target.format)} | {run: exported(students[run], target.format) for run in runs}
+        results = {"prepare": prepared, "transfer": texts, "teacher": teacher, "export": graphs["distilled"]} | students
+        budget = recipe.budget.over(target.budget)
+        binaries = {
+            scheme: _quantized(make, recipe, budget, scheme, transfer=texts, labels=labels, graphs=graphs["distilled"])
+            for scheme in (target.schemes if until not in ("export",) else [])
+        }
+        results |= binaries
+        if until in ("benchmark", "select", "bundle"):
+            entries, files = _entries(graphs, binaries)
+            facts = {"name": recipe.name, "task": recipe.task, "target": target.model_dump(mode="json"), "max_tokens": tokens}
+            measured = make(
+                benchmark.BENCHMARK,
+                benchmark.Params(**facts, entries=entries, machine=benchmark.this_machine(), seed=recipe.seed),
+                prepared=prepared,
+                **files,
+            )
+            results["benchmark"] = measured
+        if until in ("select", "bundle"):
+            results["select"] = make(select.SELECT, select.Params(budget, recipe.compile.prefer), measured=measured)
+        if until == "bundle":
+            lineage = _lineage(recipe, data, model, terms)
+            results["bundle"] = make(
+                bundle.BUNDLE,
+                bundle.Params(**facts, entries=entries, lineage=lineage),
+                prepared=prepared,
+                transfer=texts,
+                student=students["distilled"],
+                selected=results["select"],
+                **files,
+            )
+            results["page"] = make(
+                page.PAGE,
+                page.Params(lineage, tuple(binaries)),
+                prepared=prepared,
+                transfer=texts,
+                teacher=teacher,
+                selected=results["select"],
+                **{f"run_{run}": student for run, student in students.items()},
+                **{f"quantized_{scheme}": binary for scheme, binary in binaries.items()},
+            )
+        built.append(Built(target, results))
+    return built
+
+
+# --- compile and plan -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What compile leaves for one target. bundle is None when nothing met the budget."""
+
+    target: str
+    folder: Path
+    report: Report
+    choice: select.Choice
+    bundle: Path | None
+    page: Path
+
+
+@dataclass(frozen=True)
+class Step:
+    """A line of a plan. seconds: how long it took or, from earlier runs here, may take; None when nothing is known."""
+
+    stage: str
+    what: str
+    cached: bool
+    seconds: float | None
+    megabytes: float | None
+
+
+def compile(
+    recipe: Recipe,
+    *,
+    targets: Sequence[str] = (),
+    out: Path | None = None,
+    until: Until = "bundle",
+    store: Store | None = None,
+    on_stage: Callable[[Artifact], None] = lambda artifact: None,
+) -> list[Outcome]:
+    """Build everything the recipe asks for; copy bundle, report and page of each target under `out` (default `out/NAME`).
+
+    targets: over the recipe's own. Gives one outcome a target, or none when `until` stops before select. Raises EdgedistillError.
+    """
+    store = store or Store(home() / "store")
+
+    def make(stage: Stage, params: Any, /, **inputs: Keyed) -> Artifact:
+        artifact = store.build(stage, params, **inputs)
+        on_stage(artifact)
+        return artifact
+
+    built = build(recipe, _targets(recipe, targets), make, home(), until)
+    return [_deliver(one, out or Path("out") / recipe.name) for one in built if "select" in one.results]
+
+
+def plan(recipe: Recipe, *, targets: Sequence[str] = (), until: Until = "bundle", store: Store | None = None) -> list[Step]:
+    """What `compile` would do, what of it is cached, and how long the rest took when it last ran here. Runs no stage."""
+    store = store or Store(home() / "store")
+    steps: dict[str, Step] = {}
+
+    def look(stage: Stage, params: Any, /, **inputs: Keyed) -> Artifact:
+        key = store.key(stage, params, {name: source.key for name, source in inputs.items()})
+        found = store.find(stage, key)
+        seconds = found.seconds if found else store.typical_seconds(stage)
+        megabytes = sum(file.stat().st_size for file in found.path.rglob("*") if file.is_file()) / 1e6 if found else None
+        what = getattr(params, "run", None) or getattr(params, "scheme", None) or ""
+        steps[key] = Step(stage.name, str(what), found is not None, seconds, megabytes)
+        return found or Artifact(store.root / f"{stage.name}-{key[:16]}", key, stage.name, seconds or 0.0, cached=False)
+
+    build(recipe, _targets(recipe, targets), look, home(), until)
+    return list(steps.values())
+
+
+def _deliver(built: Built, out: Path) -> Outcome:
+    """Copy what the user takes away out of the store; an older delivery of the same target is replaced."""
+    folder = out / built.target.name
+    selected = built.results["select"].path
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("report.json", "choice.json"):
+        shutil.copyfile(selected / name, folder / name)
+    for name in ("report.html", "details.json") if "page" in built.results else ():
+        shutil.copyfile(built.results["page"].path / name, folder / name)
+    choice = select.read_choice(selected / "choice.json")
+    shutil.rmtree(folder / "bundle", ignore_errors=True)
+    ships = "bundle" in built.results and choice.state != "FAIL"
+    if ships:
+        shutil.copytree(built.results["bundle"].path, folder / "bundle", ignore=shutil.ignore_patterns("artifact.json"))
+    return Outcome(
+        built.target.name,
+        folder,
+        read_report(selected / "report.json"),
+        choice,
+        folder / "bundle" if ships else None,
+        folder / "report.html",
+    )
+
+
+def _quantized(make: Make, recipe: Recipe, budget: Budget, scheme: str, **inputs: Keyed) -> Artifact:
+    """One quantized binary. Layers stay in float only when it loses more than the budget leaves, so another budget seldom makes another binary."""
+    params = quantize.Params(scheme, recipe.student.max_tokens, recipe.seed)
+    plain = make(quantize.QUANTIZE, params, **inputs)
+    allowed = QUANTIZATION_SHARE * (budget.accuracy_drop or 0.02)
+    loss = plain.path / "loss.json"
+    if loss.is_file() and json.loads(loss.read_text())["drop"] > allowed:
+        return make(quantize.QUANTIZE, quantize.Params(scheme, recipe.student.max_tokens, recipe.seed, allowed), **inputs)
+    return plain
+
+
+def _entries(graphs: dict[str, Artifact], binaries: dict[str, Artifact]) -> tuple[tuple[benchmark.Entry, ...], dict[str, Keyed]]:
+    """What is benchmarked, and the folders of its files."""
+    names = {"labels": "control: labels alone", "train_rows": "control: training rows alone"}
+    entries = [benchmark.Entry("teacher", "teacher float", "teacher", "float"), benchmark.Entry("student", "student float", "student", "float")]
+    files: dict[str, Keyed] = {
+        "teacher_model": graphs["teacher"],
+        "teacher_graphs": graphs["teacher"],
+        "student_model": graphs["distilled"],
+        "student_graphs": graphs["distilled"],
+    }
+    for scheme, binary in binaries.items():
+        entries.append(benchmark.Entry(scheme, f"student {scheme.removeprefix('onnx_')}", "student", scheme))
+        files |= {f"{scheme}_model": binary, f"{scheme}_graphs": graphs["distilled"]}
+    for run, name in names.items():
+        if run in graphs:
+            entries.append(benchmark.Entry(run, name, "control", "float"))
+            files |= {f"{run}_model": graphs[run], f"{run}_graphs": graphs[run]}
+    return tuple(entries), files
+
+
+def _lineage(recipe: Recipe, data: dict[str, Source], model: Source, terms: dict[str, str]) -> dict[str, Any]:
+    """Where the model comes from: enough to make it again, and no path of this machine."""
+    asked = recipe.model_dump(mode="json", exclude={"compile": True, "data": {"train", "test", "traffic"}})
+    return {
+        "data": {name: {"source": source.origin, "sha256": source.key} for name, source in data.items()},
+        "teacher": {**terms, "model": model.origin, "sha256": model.key},
+        "recipe": asked,
+    }
+
+
+def _targets(recipe: Recipe, names: Sequence[str]) -> list[Target]:
+    return [find_target(name, folder=recipe.folder, where="compile.targets") for name in (names or recipe.compile.targets)]
+
+
+def _source(recipe: Recipe, key: str, cache: Path) -> Source:
+    section, name = key.split(".")
+    spec = getattr(getattr(recipe, section), name)
+    return resolve(spec, folder=recipe.folder, cache=cache / "sources", where=key)
+
+
+def _precision() -> str:
+    try:
+        from edgedistill.training import best_precision
+
+        return best_precision()
+    except ModuleNotFoundError as error:
+        raise missing_extra(error, "compile") from error
+
+
+def unknown_until(until: str) -> InputError:
+    """The error for `--until` with a name that is no stage."""
+    from edgedistill.errors import nearest
+
+    names = list(Until.__args__)  # type: ignore[attr-defined]
+    return InputError(f'there is no stage "{until}" to stop after.', where="--until", write=nearest(until, names))
+
+
+__all__ = ["Outcome", "Step", "compile", "plan", "plugins"]

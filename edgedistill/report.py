@@ -1,0 +1,347 @@
+"""Report: raw samples in, statistics and verdicts out.
+
+A report stores what was seen (nanoseconds of every answer, the answer itself and its confidence) and where it was seen. Percentiles,
+intervals and verdicts are computed from that each time they are asked for, never stored instead of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from edgedistill.budget import Budget
+
+How = Literal["measured", "emulated", "estimated", "not measured"]
+State = Literal["PASS", "FAIL", "UNDECIDED"]
+Array = npt.NDArray[Any]
+
+PERCENTILE, CONFIDENCE = 0.9, 0.99  # MLPerf inference, single stream
+FEW_ROWS = 30  # a slice with fewer rows says so instead of giving a figure that means nothing
+RESAMPLES = 2000
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Timings(_Stored):
+    """Raw times of a series of answers, nanoseconds, in the order they were taken. An answer takes the sum of its three parts."""
+
+    tokenize_ns: list[int]
+    model_ns: list[int]
+    decode_ns: list[int]
+
+    def total_ms(self) -> Array:
+        """Text in to answer out, milliseconds, float64 [n]."""
+        return (np.asarray(self.tokenize_ns) + np.asarray(self.model_ns) + np.asarray(self.decode_ns)) / 1e6
+
+
+class Variant(_Stored):
+    """One binary: what it answered on the test rows and what that cost."""
+
+    name: str
+    role: Literal["teacher", "student", "control"]
+    scheme: str  # "float", or a file in quantizers/
+    model_sha256: str
+    model_bytes: int
+    tokenizer_bytes: int
+    parameters: int
+    predicted: list[int]  # class index of each test row
+    confidence: list[float]  # probability of the predicted class
+    timings: dict[str, Timings] = {}  # "real" for the test rows as they come, "16", "32", "128" for fixed token counts
+    cold_start_ms: list[float] = []  # process start to first answer, one a process
+    load_ms: list[float] = []  # model file to ready session
+    peak_bytes: int | None = None  # peak resident memory of the process that answers
+    baseline_bytes: int | None = None  # the same process before it loaded model and tokenizer
+    notes: list[str] = []
+
+    @property
+    def size_bytes(self) -> int:
+        """What the device has to store for this variant: model and tokenizer."""
+        return self.model_bytes + self.tokenizer_bytes
+
+
+class Report(_Stored):
+    """What was measured for one recipe on one target."""
+
+    format_version: int = 1
+    name: str
+    task: str
+    target: dict[str, Any]
+    how: How  # of the latency figures
+    where: str  # the machine that ran the binaries
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    budget: Budget
+    prefer: Literal["smallest", "fastest"]
+    classes: list[str]
+    keys: list[str]  # text keys of the test rows
+    expected: list[int]  # class index of each test row
+    slices: dict[str, list[int]]  # name → positions in the test rows
+    variants: list[Variant]
+    seed: int = 0
+
+    def variant(self, name: str) -> Variant:
+        return next(variant for variant in self.variants if variant.name == name)
+
+    @property
+    def teacher(self) -> Variant:
+        return next(variant for variant in self.variants if variant.role == "teacher")
+
+    @property
+    def students(self) -> list[Variant]:
+        """The binaries that may ship: the float student and its quantized forms."""
+        return [variant for variant in self.variants if variant.role == "student"]
+
+    def float_of(self, variant: Variant) -> Variant:
+        """The float form of the same network."""
+        return next(other for other in self.variants if other.role == variant.role and other.scheme == "float")
+
+    def correct(self, variant: Variant, rows: Sequence[int] | None = None) -> Array:
+        """1.0 where the answer is right, else 0.0; float64 over all test rows, or over `rows`."""
+        right = (np.asarray(variant.predicted) == np.asarray(self.expected)).astype(float)
+        return right if rows is None else right[np.asarray(rows, dtype=int)]
+
+
+def read_report(path: Path) -> Report:
+    """A report from its JSON file."""
+    return Report.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+def write_report(report: Report, path: Path) -> None:
+    """The report as JSON, numbers only as long as they need to be."""
+    path.write_text(report.model_dump_json(exclude_defaults=False) + "\n", encoding="utf-8")
+
+
+# --- statistics ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def clear_of_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+def mean_figure(values: Array, seed: int = 0) -> Figure:
+    """Mean of per-row values with a percentile bootstrap interval (Efron 1979), rows resampled with replacement.
+
+    For paired differences pass the per-row differences: the pairs stay together.
+    """
+    if len(values) == 0:
+        return Figure(math.nan, math.nan, math.nan)
+    distinct, counts = np.unique(values, return_counts=True)
+    # Rows of equal value are interchangeable, so a resample is a multinomial draw over the distinct values: exact, and cheap for 0/1 rows.
+    draws = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=RESAMPLES)
+    means = draws @ distinct / len(values)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Figure(float(values.mean()), float(low), float(high))
+
+
+def accuracy(report: Report, variant: Variant, rows: Sequence[int] | None = None) -> Figure:
+    """Share of right answers."""
+    return mean_figure(report.correct(variant, rows), report.seed)
+
+
+def accuracy_difference(report: Report, variant: Variant, base: Variant, rows: Sequence[int] | None = None) -> Figure:
+    """Accuracy of `variant` minus that of `base`, row by row."""
+    return mean_figure(report.correct(variant, rows) - report.correct(base, rows), report.seed)
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Rows on which two binaries answer differently, and what that did."""
+
+    total: int
+    lost: int  # base was right, variant is wrong
+    won: int  # base was wrong, variant is right
+    p_value: float  # McNemar's exact test: could `lost` and `won` be chance?
+
+
+def flips(report: Report, variant: Variant, base: Variant) -> Flips:
+    """Pair by pair comparison with `base`."""
+    ours, theirs = report.correct(variant), report.correct(base)
+    lost, won = int((theirs > ours).sum()), int((ours > theirs).sum())
+    total = int((np.asarray(variant.predicted) != np.asarray(base.predicted)).sum())
+    return Flips(total, lost, won, mcnemar(lost, won))
+
+
+def mcnemar(lost: int, won: int) -> float:
+    """Two-sided exact p-value of McNemar's test: under chance the discordant pairs fall either way with probability one half."""
+    return min(1.0, 2 * binomial_cdf(min(lost, won), lost + won, 0.5)) if lost + won else 1.0
+
+
+def calibration_error(report: Report, variant: Variant, bins: int = 15) -> float:
+    """Expected calibration error (Guo et al., arXiv:1706.04599): mean gap between confidence and accuracy over equal-width bins."""
+    confidence, right = np.asarray(variant.confidence), report.correct(variant)
+    if len(confidence) == 0:
+        return math.nan
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [abs(right[place == b].sum() - confidence[place == b].sum()) for b in range(bins)]
+    return float(sum(gaps) / len(confidence))
+
+
+def percentile_ms(timings: Timings, share: float) -> Figure:
+    """A percentile of text in to answer out with the exact order-statistic interval: no distribution is assumed.
+
+    The k-th smallest of n samples lies below the true percentile with probability P(Binomial(n, share) ≥ k).
+    """
+    ordered = np.sort(timings.total_ms())
+    count = len(ordered)
+    if count == 0:
+        return Figure(math.nan, math.nan, math.nan)
+    low, high = _order_ranks(count, share)
+    return Figure(float(np.quantile(ordered, share)), float(ordered[low]), float(ordered[high]))
+
+
+@lru_cache(maxsize=256)
+def _order_ranks(count: int, share: float) -> tuple[int, int]:
+    """0-based ranks of the order statistics that enclose the percentile with 95 %, as far as `count` samples can."""
+    cumulative = np.cumsum(binomial_pmf(count, share))
+    low = int(np.searchsorted(cumulative, 0.025, side="right")) - 1
+    high = int(np.searchsorted(cumulative, 0.975, side="left")) + 1
+    return max(low, 0), min(high, count - 1)
+
+
+@lru_cache(maxsize=256)
+def _log_choose(count: int) -> Array:
+    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, count + 1)))])
+    return logs[count] - logs - logs[::-1]
+
+
+def binomial_pmf(count: int, share: float) -> Array:
+    """P(Binomial(count, share) = k) for k = 0 … count, float64 [count + 1]. 0 < share < 1."""
+    successes = np.arange(count + 1)
+    return np.exp(_log_choose(count) + successes * math.log(share) + (count - successes) * math.log1p(-share))
+
+
+def binomial_cdf(successes: int, count: int, share: float) -> float:
+    """P(Binomial(count, share) ≤ successes)."""
+    return float(min(1.0, binomial_pmf(count, share)[: successes + 1].sum())) if successes >= 0 else 0.0
+
+
+# --- verdicts ------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One limit of the budget held against one figure."""
+
+    limit: str  # key of the budget: p90_ms, size_mb, peak_mb, accuracy_drop
+    state: State
+    value: float | None
+    allowed: float
+    reason: str
+
+    @property
+    def excess(self) -> float:
+        """How far over the limit, as a share of it; 0 when met."""
+        return max(0.0, (self.value or 0.0) / self.allowed - 1) if self.allowed else (self.value or 0.0)
+
+
+def early_stopping(over: int, count: int) -> tuple[State, int]:
+    """Is the 90th percentile within the limit, given that `over` of `count` answers took longer? And how many more runs would tell?
+
+    The rule of the MLPerf inference benchmark (arXiv:1911.02549, §"early stopping"): if more than a tenth of all answers were over the limit,
+    seeing at most `over` among `count` would have probability P(Binomial(count, 0.1) ≤ over); PASS when that is at most 0.01, and FAIL
+    when the mirror image holds. The runs still needed are the fewest that could decide at the rate seen so far.
+    """
+    state = _decide(over, count)
+    if state != "UNDECIDED":
+        return state, 0
+    # Scale the sample up at the rate seen; a rate of exactly one tenth never decides, so there is an end to asking.
+    low, high = count, max(count, 1)
+    while _decide(_scaled(over, count, high), high) == "UNDECIDED":
+        low, high = high, high * 2
+        if high > 1_000_000:
+            return "UNDECIDED", high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _decide(_scaled(over, count, middle), middle) == "UNDECIDED" else (low, middle)
+    return "UNDECIDED", high - count
+
+
+def _scaled(over: int, count: int, larger: int) -> int:
+    return round(over / count * larger) if count else 0
+
+
+def _decide(over: int, count: int) -> State:
+    share_over = 1 - PERCENTILE
+    if count and binomial_cdf(over, count, share_over) <= 1 - CONFIDENCE:
+        return "PASS"
+    if count and 1 - binomial_cdf(over - 1, count, share_over) <= 1 - CONFIDENCE:
+        return "FAIL"
+    return "UNDECIDED"
+
+
+def verdicts(report: Report, variant: Variant) -> list[Verdict]:
+    """Every limit of the report's budget against `variant`, in the budget's order."""
+    budget, found = report.budget, []
+    if budget.p90_ms is not None:
+        found.append(_latency_verdict(report, variant, budget.p90_ms))
+    if budget.size_mb is not None:
+        found.append(_limit("size_mb", variant.size_bytes / 1e6, budget.size_mb, "model and tokenizer"))
+    if budget.peak_mb is not None:
+        found.append(_peak_verdict(report, variant, budget.peak_mb))
+    if budget.accuracy_drop is not None:
+        drop = accuracy_difference(report, report.teacher, variant)
+        found.append(
+            _limit("accuracy_drop", drop.value, budget.accuracy_drop, f"95 % interval of the drop {drop.low:+.3f} to {drop.high:+.3f}")
+        )
+    return found
+
+
+def _limit(limit: str, value: float, allowed: float, reason: str) -> Verdict:
+    # Rounding noise of a mean of 0/1 rows must not turn "exactly the limit" into a miss.
+    return Verdict(limit, "PASS" if value <= allowed + 1e-9 else "FAIL", value, allowed, reason)
+
+
+def _latency_verdict(report: Report, variant: Variant, allowed: float) -> Verdict:
+    timings = variant.timings.get("real")
+    if report.how != "measured" or timings is None:
+        return Verdict("p90_ms", "UNDECIDED", None, allowed, f"{report.how}: only a run on the device can tell")
+    total = timings.total_ms()
+    over, count = int((total > allowed).sum()), len(total)
+    state, needed = early_stopping(over, count)
+    reason = f"{over} of {count} answers took longer" + (f"; about {needed} more runs would tell" if state == "UNDECIDED" else "")
+    return Verdict("p90_ms", state, percentile_ms(timings, PERCENTILE).value, allowed, reason)
+
+
+def _peak_verdict(report: Report, variant: Variant, allowed: float) -> Verdict:
+    if report.how != "measured" or variant.peak_bytes is None:
+        return Verdict("peak_mb", "UNDECIDED", None, allowed, f"{report.how}: only a run on the device can tell")
+    return _limit("peak_mb", variant.peak_bytes / 1e6, allowed, "whole process, runtime included")
+
+
+def overall(found: Sequence[Verdict]) -> State:
+    """FAIL when any limit is missed, else UNDECIDED when any is open, else PASS."""
+    states = {verdict.state for verdict in found}
+    return "FAIL" if "FAIL" in states else "UNDECIDED" if "UNDECIDED" in states else "PASS"
+
+
+def slower_than_float(report: Report, variant: Variant) -> bool | None:
+    """True when the median answer of a quantized binary takes longer than its float's, in the same run. None when there are no timings."""
+    base = report.float_of(variant)
+    if variant is base or "real" not in variant.timings or "real" not in base.timings:
+        return None
+    return bool(np.median(variant.timings["real"].total_ms()) > np.median(base.timings["real"].total_ms()))
+
+
+def speed_up(variant: Variant, base: Variant) -> float | None:
+    """How many times faster than `base` the median answer is; both from one interleaved run."""
+    if "real" not in variant.timings or "real" not in base.timings:
+        return None
+    return float(np.median(base.timings["real"].total_ms()) / np.median(variant.timings["real"].total_ms()))

@@ -1,0 +1,221 @@
+"""benchmark: every variant on the target's runtime, text in to answer out, each in a process of its own, in turns.
+
+All variants answer the same chunk of test rows before any goes on to the next, in an order that is drawn anew for each chunk: a machine that
+slows down slows all of them, and ratios hold. The answers of that same run are the quality figures, so what is timed is what is judged.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from edgedistill import plugins
+from edgedistill.budget import Budget
+from edgedistill.digests import file_digest
+from edgedistill.links import Runner
+from edgedistill.progress import tick
+from edgedistill.report import Report, Timings, Variant, write_report
+from edgedistill.store import Stage
+from edgedistill.tables import read_rows
+from edgedistill.target import Target
+
+CHUNK = 16  # test rows that each variant answers before the next has its turn
+WARM_UP = 20  # answers that are not kept
+FEWEST_SAMPLES = 1000  # small test sets are answered again until there are as many: p99 needs them
+LENGTHS = (16, 32, 128)  # tokens
+RUNS_A_LENGTH = 96
+COLD_STARTS = 3
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One variant to run. Where its files are comes as the stage's inputs `{id}_model` and `{id}_graphs`."""
+
+    id: str
+    name: str
+    role: Literal["teacher", "student", "control"]
+    scheme: str
+
+
+@dataclass(frozen=True)
+class Params:
+    """machine: what this machine is, since figures of another one are not this one's."""
+
+    name: str
+    task: str
+    target: dict[str, Any]
+    max_tokens: int
+    entries: tuple[Entry, ...]
+    machine: dict[str, Any]
+    seed: int
+
+
+def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
+    """Writes `report.json`, without a budget: that is laid over it by select. files: `{id}_model`, `{id}_graphs` of each entry."""
+    target = Target(**params.target)
+    link = plugins.find("links", target.link.kind)
+    rows = read_rows(prepared / "test.parquet")
+    classes = json.loads((prepared / "classes.json").read_text())
+
+    def start(entry: Entry) -> Runner:
+        request = {
+            "model": str(files[f"{entry.id}_model"] / "model.onnx"),
+            "tokenizer": str(files[f"{entry.id}_graphs"] / "tokenizer.json"),
+            "max_tokens": params.max_tokens,
+            "threads": target.threads,
+            "task": params.task,
+            "labels": classes,
+            "first_text": rows.texts[0],
+        }
+        runner: Runner = link.open_runner(target.runtime, request)
+        return runner
+
+    runners: dict[str, Runner] = {}
+    try:
+        colds: dict[str, list[dict[str, Any]]] = {entry.id: [] for entry in params.entries}
+        for _ in range(COLD_STARTS - 1):
+            for entry in params.entries:
+                if entry.role != "control":
+                    runner = start(entry)
+                    colds[entry.id].append(runner.hello)
+                    runner.close()
+        for entry in params.entries:
+            runners[entry.id] = start(entry)
+            colds[entry.id].append(runners[entry.id].hello)
+        seen = _take_turns(runners, params, rows.texts, timed=[entry.id for entry in params.entries if entry.role != "control"])
+    finally:
+        for runner in runners.values():
+            runner.close()
+    probabilities = plugins.find("tasks", params.task).probabilities
+    measured = link.HOW == "measured"
+    variants = []
+    for entry in params.entries:
+        model, graphs = files[f"{entry.id}_model"], files[f"{entry.id}_graphs"]
+        spread = probabilities(np.asarray(seen[entry.id].logits))
+        keep = measured and entry.role != "control"
+        variants.append(
+            Variant(
+                name=entry.name,
+                role=entry.role,
+                scheme=entry.scheme,
+                model_sha256=file_digest(model / "model.onnx"),
+                model_bytes=(model / "model.onnx").stat().st_size,
+                tokenizer_bytes=(graphs / "tokenizer.json").stat().st_size,
+                parameters=json.loads((graphs / "facts.json").read_text())["parameters"],
+                predicted=spread.argmax(axis=1).tolist(),
+                confidence=[round(float(value), 5) for value in spread.max(axis=1)],
+                timings=seen[entry.id].timings() if keep else {},
+                cold_start_ms=[round(hello["cold_start_ms"], 3) for hello in colds[entry.id]] if keep else [],
+                load_ms=[round(hello["load_ms"], 3) for hello in colds[entry.id]] if keep else [],
+                peak_bytes=seen[entry.id].peak if keep else None,
+                baseline_bytes=colds[entry.id][-1]["baseline_bytes"] if keep else None,
+                notes=_notes(model),
+            )
+        )
+    slices: dict[str, list[int]] = {}
+    for place, names in enumerate(rows.slices):
+        for name in names:
+            slices.setdefault(name, []).append(place)
+    report = Report(
+        name=params.name,
+        task=params.task,
+        target=params.target,
+        how=link.HOW,
+        where=f"{params.machine['cpu']}, {params.machine['system']}",
+        machine=params.machine,
+        versions={name: version(name) for name in ("edgedistill", "onnxruntime", "tokenizers", "numpy")},
+        budget=Budget(),
+        prefer="smallest",
+        classes=classes,
+        keys=rows.keys,
+        expected=[int(label) for label in rows.labels],
+        slices=dict(sorted(slices.items())),
+        variants=variants,
+        seed=params.seed,
+    )
+    write_report(report, out / "report.json")
+
+
+def _notes(model: Path) -> list[str]:
+    """What a reader of the report should know of a quantized file: which layers stayed in float."""
+    loss = json.loads((model / "loss.json").read_text()) if (model / "loss.json").is_file() else {}
+    kept = loss.get("kept_in_float", [])
+    return [f"{len(kept)} sensitive layers stay in float: {', '.join(kept)}"] if kept else []
+
+
+class _Seen:
+    """What one variant did, as it comes in."""
+
+    def __init__(self) -> None:
+        self.logits: list[list[float]] = []
+        self.raw: dict[str, dict[str, list[int]]] = {}
+        self.peak = 0
+
+    def add(self, kind: str, answer: dict[str, Any]) -> None:
+        times = self.raw.setdefault(kind, {"tokenize_ns": [], "model_ns": [], "decode_ns": []})
+        for name, kept in times.items():
+            kept += answer[name]
+        self.peak = max(self.peak, answer["peak_bytes"])
+
+    def timings(self) -> dict[str, Timings]:
+        return {kind: Timings(**times) for kind, times in self.raw.items()}
+
+
+def _take_turns(runners: dict[str, Runner], params: Params, texts: list[str], timed: list[str]) -> dict[str, _Seen]:
+    seen = {name: _Seen() for name in runners}
+    draw = random.Random(params.seed)  # noqa: S311  # an order of turns, not a secret
+    for runner in runners.values():
+        runner.ask({"texts": (texts * WARM_UP)[:WARM_UP]})
+    passes = max(1, -(-FEWEST_SAMPLES // len(texts)))
+    work: list[tuple[str, dict[str, Any], bool]] = [
+        ("real", {"texts": chunk}, number == 0) for number in range(passes) for chunk in _chunks(texts, CHUNK)
+    ]
+    lengths = [length for length in LENGTHS if length <= params.max_tokens]
+    sample = (texts * RUNS_A_LENGTH)[:RUNS_A_LENGTH]
+    work += [(str(length), {"texts": chunk, "tokens": length}, False) for length in lengths for chunk in _chunks(sample, CHUNK)]
+    for done, (kind, request, keeps_answers) in enumerate(work, 1):
+        turn = list(runners if keeps_answers else timed)
+        draw.shuffle(turn)
+        for name in turn:
+            answer = runners[name].ask(request)
+            if name in timed:
+                seen[name].add(kind, answer)
+            if keeps_answers:
+                seen[name].logits += answer["logits"]
+        tick("benchmark", done, len(work))
+    return seen
+
+
+def _chunks(items: Sequence[str], size: int) -> Iterable[list[str]]:
+    return (list(items[begin : begin + size]) for begin in range(0, len(items), size))
+
+
+def this_machine() -> dict[str, Any]:
+    """Processor, cores, memory and system: part of a benchmark's key and of every report."""
+    cpu, flags = platform.processor() or platform.machine(), ""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        facts = dict(line.split("\t", 1) for line in info.read_text().splitlines() if "\t" in line)
+        named = {name.strip(): value.strip(" :\t") for name, value in facts.items()}
+        cpu, flags = named.get("model name", cpu), named.get("flags", named.get("Features", ""))
+    wanted = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    return {
+        "cpu": cpu,
+        "isa": [flag for flag in wanted if flag in flags.split()],
+        "cores": os.cpu_count(),
+        "memory_gb": round(memory / 1e9),
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+    }
+
+
+BENCHMARK = Stage("benchmark", 1, run, ("onnxruntime", "tokenizers", "numpy"))

@@ -1,0 +1,239 @@
+"""bundle: the folder that ships. It holds the very file that was measured, and the vectors that prove it on any device."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from edgedistill import plugins
+from edgedistill.bundle_format import Golden, Manifest, digests, write_golden, write_manifest
+from edgedistill.digests import file_digest
+from edgedistill.errors import ParityError
+from edgedistill.report import (
+    Report,
+    Variant,
+    accuracy,
+    accuracy_difference,
+    calibration_error,
+    flips,
+    percentile_ms,
+    read_report,
+    speed_up,
+)
+from edgedistill.stages.benchmark import Entry
+from edgedistill.stages.select import read_choice
+from edgedistill.store import Stage
+from edgedistill.tables import read_rows
+from edgedistill.target import Target
+
+REAL_VECTORS = 48
+
+AWKWARD = (
+    "",
+    " ",
+    "\t\n\r",
+    "?",
+    "....",
+    "👍",
+    "👩‍👩‍👧‍👦 who is this 👩🏽‍🚀 ?",
+    "🇳🇱 🏳️‍🌈",
+    "café",
+    "cafe\u0301",  # the same word with a combining accent
+    "Z\u0351\u036b\u0343a\u0308\u0301lgo",
+    "ﬁne ligature, ½ and ①",
+    "ＦＵＬＬ　ＷＩＤＴＨ",
+    "ما هي عاصمة فرنسا؟",
+    "מהי בירת צרפת?",
+    "abc \u202edef\u202c ghi",  # right-to-left override
+    "法国的首都是什么？",
+    "フランスの首都は？",
+    "프랑스의 수도는?",
+    "Какая столица Франции?",
+    "ไทย ไม่มี ช่องว่าง",
+    "null\x00byte, bell\x07, escape\x1b[31m, delete\x7f",
+    "line\u2028separator\u0085next",
+    "zero\u200bwidth\u200djoiner\ufeffbom",
+    "soft\u00adhyphen",
+    "UPPER CASE ONLY ?",
+    "MiXeD cAsE",
+    "[CLS] [SEP] [UNK] [MASK] [PAD] <s> </s>",
+    "##ing ##s",
+    "https://example.org/a?b=c&d=%20#e",
+    "name@example.org",
+    "3.14159 1,000,000 1e-9 -0 ٣ ७",
+    "'; DROP TABLE users; --",
+    '{"json": [1, 2, null]}',
+    "a" * 200,
+    "word " * 400,
+    "x" * 10_000,
+    "long " + "é" * 9_995,
+    "\ud7ff\ue000\ufffd",
+    "tab\tseparated\tvalues",
+)
+
+
+@dataclass(frozen=True)
+class Params:
+    """entries: what was measured, so that the chosen one's files are found among the inputs. lineage: data, teacher and terms."""
+
+    name: str
+    task: str
+    target: dict[str, Any]
+    max_tokens: int
+    entries: tuple[Entry, ...]
+    lineage: dict[str, Any]
+
+
+def run(out: Path, params: Params, *, prepared: Path, transfer: Path, student: Path, selected: Path, **files: Path) -> None:
+    """Writes the bundle of the chosen variant; with no variant that fits, only `none.txt`, which says so.
+
+    files: as benchmark's. Raises ParityError when the file to ship is not the one that was measured.
+    """
+    target = Target(**params.target)
+    report, choice = read_report(selected / "report.json"), read_choice(selected / "choice.json")
+    if choice.state == "FAIL":
+        (out / "none.txt").write_text("No variant met the budget, so nothing ships.\n")
+        return
+    variant = report.variant(choice.chosen)
+    chosen = next(entry for entry in params.entries if entry.name == choice.chosen)
+    model, graphs = files[f"{chosen.id}_model"], files[f"{chosen.id}_graphs"]
+    lineage = {
+        **params.lineage,
+        "transfer": _facts(transfer, "rows", "training_rows", "traffic_rows", "grown_rows", "methods"),
+        "student": _facts(student, "architecture", "layers", "layers_before", "width", "vocabulary", "steps", "batch_size", "losses"),
+        "versions": package_versions(),
+    }
+    shutil.copyfile(model / "model.onnx", out / "model.onnx")
+    shutil.copyfile(graphs / "tokenizer.json", out / "tokenizer.json")
+    shutil.copyfile(selected / "report.json", out / "report.json")
+    if file_digest(out / "model.onnx") != variant.model_sha256:
+        raise ParityError("the file to ship is not the file that was measured.", where=str(model / "model.onnx"), write="Compile again.")
+    write_golden(out / "golden.jsonl", golden_vectors(out, params, target, report.classes, read_rows(prepared / "test.parquet").texts))
+    (out / "MODEL_CARD.md").write_text(model_card(report, variant, choice.reasons, lineage), encoding="utf-8")
+    write_manifest(
+        out,
+        Manifest(
+            name=params.name,
+            task=params.task,
+            labels=report.classes,
+            format=target.format,
+            model="model.onnx",
+            tokenizer="tokenizer.json",
+            max_tokens=params.max_tokens,
+            scheme=variant.scheme,
+            runtime=target.runtime,
+            threads=target.threads,
+            target=params.target,
+            files=digests(out),
+            # Float graphs differ by rounding order alone. Quantized activations may round the other way on another processor; 0.04 was
+            # seen between x86 and arm64, so five times that is where something else is wrong.
+            logit_bound=1e-3 if variant.scheme == "float" else 0.2,
+            measured=measured(report, variant),
+            versions=report.versions,
+            lineage=lineage,
+        ),
+    )
+
+
+def golden_vectors(folder: Path, params: Params, target: Target, labels: list[str], texts: list[str]) -> list[Golden]:
+    """Real and awkward texts, answered by the shipped file on the target's runtime in a process of its own.
+
+    Raises ParityError when a second run of the same file answers otherwise: such a binary has no golden answer.
+    """
+    step = max(1, len(texts) // REAL_VECTORS)
+    inputs = [*texts[::step][:REAL_VECTORS], *AWKWARD]
+    inputs += [f"{text} {number}" for number, text in enumerate(texts * 64)][: max(0, 64 - len(inputs))]
+    request = {
+        "model": str(folder / "model.onnx"),
+        "tokenizer": str(folder / "tokenizer.json"),
+        "max_tokens": params.max_tokens,
+        "threads": target.threads,
+        "task": params.task,
+        "labels": labels,
+        "first_text": inputs[0],
+    }
+    runner = plugins.find("links", target.link.kind).open_runner(target.runtime, request)
+    try:
+        first, second = runner.ask({"texts": inputs}), runner.ask({"texts": inputs})
+    finally:
+        runner.close()
+    for text, one, other in zip(inputs, first["logits"], second["logits"], strict=True):
+        if max(abs(a - b) for a, b in zip(one, other, strict=True)) > 1e-5:
+            raise ParityError(f"the model gives two answers to {text[:40]!r} in one process.", where=str(folder / "model.onnx"))
+    return [
+        Golden(text, ids, [round(value, 5) for value in logits], labels[max(range(len(logits)), key=logits.__getitem__)])
+        for text, ids, logits in zip(inputs, first["ids"], first["logits"], strict=True)
+    ]
+
+
+def measured(report: Report, variant: Variant) -> dict[str, Any]:
+    """The figures that an app may show, with where they were had."""
+    right, drop = accuracy(report, variant), accuracy_difference(report, report.teacher, variant)
+    facts: dict[str, Any] = {
+        "how": report.how,
+        "where": report.where,
+        "accuracy": round(right.value, 4),
+        "accuracy_interval": [round(right.low, 4), round(right.high, 4)],
+        "accuracy_drop": round(drop.value, 4),
+        "size_bytes": variant.size_bytes,
+        "test_rows": len(report.expected),
+    }
+    timings = variant.timings.get("real")
+    if timings:
+        facts |= {f"p{share * 100:.0f}_ms": round(percentile_ms(timings, share).value, 3) for share in (0.5, 0.9, 0.99)}
+        facts |= {"peak_bytes": variant.peak_bytes, "faster_than_teacher": round(speed_up(variant, report.teacher) or 0, 2)}
+    return facts
+
+
+def model_card(report: Report, variant: Variant, reasons: list[str], lineage: dict[str, Any]) -> str:
+    """MODEL_CARD.md: what the model is for, what it was made from, how good it is and where it is weak."""
+    right, teacher = accuracy(report, variant), accuracy(report, report.teacher)
+    changed = flips(report, variant, report.teacher)
+    weak = sorted(
+        (accuracy(report, variant, rows).value, name, len(rows)) for name, rows in report.slices.items() if len(rows) >= 30
+    )
+    lines = [
+        f"# {report.name}",
+        "",
+        f"Answers one question about a text: which of {len(report.classes)} classes it belongs to ({', '.join(report.classes[:20])}"
+        f"{', …' if len(report.classes) > 20 else ''}).",
+        f"Made by edgedistill {report.versions.get('edgedistill', '')} for {report.target['name']}: {variant.scheme}, "
+        f"{variant.size_bytes / 1e6:.2f} MB with its tokenizer, {variant.parameters:,} parameters.",
+        "",
+        "## How good",
+        "",
+        f"- Accuracy on {len(report.expected)} held-out rows: {right.value:.1%} (95 % interval {right.low:.1%} to {right.high:.1%}); "
+        f"teacher {teacher.value:.1%}.",
+        f"- Answers that differ from the teacher's: {changed.total} ({changed.lost} lost, {changed.won} won, McNemar p = {changed.p_value:.2g}).",
+        f"- Expected calibration error: {calibration_error(report, variant):.3f}.",
+        *([f"- Weakest slice: {weak[0][1]}, {weak[0][0]:.1%} of {weak[0][2]} rows."] if weak else []),
+        *[f"- {reason}" for reason in reasons],
+        f"- Latency: {report.how} ({report.where}).",
+        "",
+        "## Where it comes from",
+        "",
+        "```json",
+        json.dumps(lineage, indent=1, ensure_ascii=False),
+        "```",
+        "",
+        "Meant for inputs that look like its test rows. Inputs of another kind get an answer too: look at the confidence.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _facts(folder: Path, *names: str) -> dict[str, Any]:
+    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    return {name: facts[name] for name in names if name in facts}
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what made the bundle, for its lineage."""
+    return {name: version(name) for name in ("edgedistill", "torch", "transformers", "onnx", "onnxruntime", "tokenizers")}
+
+
+BUNDLE = Stage("bundle", 1, run, ("onnxruntime", "tokenizers"))

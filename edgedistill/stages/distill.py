@@ -1,0 +1,168 @@
+"""distill: train the student on the teacher's soft labels, and beside it the controls that prove what that was worth.
+
+Three runs differ in one thing each: "distilled" learns the recipe's losses on the transfer set; the control "labels" learns the gold labels
+alone; the control "train_rows" learns the teacher's soft labels of the training rows alone, which tells what the transfer set bought. All
+start from the same weights and take the same number of steps of the same size.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from edgedistill import plugins
+from edgedistill.errors import StageError
+from edgedistill.models import load_model, load_tokenizer, save
+from edgedistill.progress import tick
+from edgedistill.recipe import Distill, Student
+from edgedistill.stages.teach import read_labels
+from edgedistill.store import Stage, plain
+from edgedistill.tables import read_rows
+from edgedistill.training import Schedule, train
+
+Run = Literal["distilled", "labels", "train_rows"]
+DEFAULT_FAMILY = "transformer"  # what family = "auto" stands for until there is a search
+
+
+@dataclass(frozen=True)
+class Params:
+    run: Run
+    student: Student
+    distill: Distill
+    task: str
+    precision: str
+    seed: int
+
+
+def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Path, source: Path) -> None:
+    """Writes `model/` (a Hugging Face folder) and `facts.json`. source: the teacher's artifact, or a model folder to start from."""
+    inputs = {"prepared": prepared, "transfer": transfer, "labels": labels, "source": source}
+    if params.distill.processes > 1:
+        _in_processes(out, params, inputs)
+    else:
+        _learn(out, params, **inputs)
+
+
+def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Path, source: Path) -> None:
+    """One process's part. Every process does the same; the Trainer divides the rows, and rank 0 writes."""
+    from torch import distributed
+
+    classes = json.loads((prepared / "classes.json").read_text())
+    task = plugins.find("tasks", params.task)
+    rows = read_rows(transfer / "transfer.parquet")
+    first = not distributed.is_initialized() or distributed.get_rank() == 0
+    start = out / "checkpoints" / "start"
+    if first and not (start / "facts.json").is_file():
+        family = plugins.find("students", DEFAULT_FAMILY if params.student.family == "auto" else params.student.family)
+        folder = source / "model" if (source / "model").is_dir() else source
+        start.mkdir(parents=True, exist_ok=True)
+        facts = family.start(folder, start, params.student, rows.texts, classes, task.HUB_TASK, params.seed)
+        (start / "facts.json").write_text(json.dumps(facts))
+    if distributed.is_initialized():
+        distributed.barrier()
+    student = load_model(start, task.HUB_TASK, classes, dtype="float32")
+    tokenizer = load_tokenizer(start, params.student.max_tokens)
+
+    # What the runs differ in: the rows and the losses. The step count is the same for all and follows from the transfer set.
+    losses = params.distill.losses if params.run != "labels" else [{"kind": "hard_label", "weight": 1.0}]
+    places = range(len(rows.texts)) if params.run == "distilled" else [place for place, label in enumerate(rows.labels) if label >= 0]
+    rows_a_step = params.distill.batch_size * params.distill.processes
+    steps = params.distill.steps or max(1, round(params.distill.epochs * len(rows.texts) / rows_a_step))
+    texts = [rows.texts[place] for place in places]
+    columns = {
+        "labels": rows.labels[list(places)].astype(np.int64),
+        "teacher_logits": read_labels(labels / "labels.parquet", [rows.keys[place] for place in places]),
+    }
+    no_dropout(student)
+    student.train()
+    train(
+        student,
+        [encoding.ids for encoding in tokenizer.encode_batch(texts)],
+        columns,
+        combined(losses),
+        Schedule(steps, params.distill.learning_rate, params.distill.batch_size, params.precision, params.seed),
+        pad_id=student.config.pad_token_id or 0,
+        checkpoints=out / "checkpoints",
+        label={"distilled": "distilling", "labels": "control: labels alone", "train_rows": "control: training rows alone"}[params.run],
+    )
+    if first:
+        facts = json.loads((start / "facts.json").read_text())
+        facts |= {"run": params.run, "steps": steps, "batch_size": rows_a_step, "rows": len(texts), "losses": losses}
+        save(student, load_tokenizer(start), out / "model")
+        (out / "facts.json").write_text(json.dumps(facts, indent=1))
+
+
+def combined(losses: list[dict[str, Any]]) -> Any:
+    """The weighted sum of a recipe's losses as one function (outputs, batch) → scalar."""
+    terms = []
+    for loss in losses:
+        plugin = plugins.find("losses", loss["kind"])
+        terms.append((plugin.loss, plugin.Options(**{key: value for key, value in loss.items() if key != "kind"})))
+    return lambda outputs, batch: sum(options.weight * term(outputs, batch, options) for term, options in terms)
+
+
+def no_dropout(model: Any) -> None:
+    """Switch dropout off: the student is far too small to overfit soft targets, and noise in its own answer only blurs them."""
+    from torch.nn import Dropout
+
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.p = 0.0
+
+
+# --- several processes on this machine ------------------------------------------------------------------------------------------------
+
+
+def _in_processes(out: Path, params: Params, inputs: dict[str, Path]) -> None:
+    """Run `_learn` in `processes` processes through torch.distributed.run; they tell their progress line by line."""
+    job = out / "job.json"
+    job.write_text(json.dumps({"out": str(out), "params": plain(params), "inputs": {name: str(path) for name, path in inputs.items()}}))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={params.distill.processes}"]
+    done = subprocess.Popen(
+        [*command, "-m", "edgedistill.stages.distill", str(job)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    words = []
+    assert done.stdout and done.stderr  # noqa: S101  # both are pipes
+    for line in done.stdout:
+        if line.startswith('{"tick"'):
+            tick(*json.loads(line)["tick"])
+        else:
+            words.append(line.strip())
+    stderr = done.stderr.read()
+    job.unlink()
+    if done.wait():
+        last = [line for line in stderr.splitlines() if "Error" in line] or words or [stderr[-300:]]
+        raise StageError(f"a training process failed: {last[-1].strip()}")
+
+
+def _process() -> None:
+    from torch import distributed
+
+    from edgedistill.progress import listening
+
+    job = json.loads(Path(sys.argv[1]).read_text())
+    facts = job["params"]
+    params = Params(**facts | {"student": Student(**facts["student"]), "distill": Distill(**facts["distill"])})
+    distributed.init_process_group("gloo")
+    stdout = sys.stdout
+
+    def tell(label: str, done: int, total: int) -> None:
+        if distributed.get_rank() == 0:
+            stdout.write(json.dumps({"tick": [label, done, total]}) + "\n")
+            stdout.flush()
+
+    with listening(tell):
+        _learn(Path(job["out"]), params, **{name: Path(path) for name, path in job["inputs"].items()})
+    distributed.destroy_process_group()
+
+
+DISTILL = Stage("distill", 1, run, ("torch", "transformers", "accelerate", "tokenizers"))
+
+if __name__ == "__main__":
+    _process()

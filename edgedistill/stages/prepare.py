@@ -1,0 +1,723 @@
+"""Prepare: data files in, clean rows and a data card out.
+
+A figure is worth what the test set is worth, so this stage is strict about it. Texts that are equal after normalisation, or nearly equal,
+are one row; only then is the test set held out, so a near-duplicate never stands on both sides. Near-duplicates are found by MinHash
+(Broder, 1997) and locality-sensitive hashing, and each pair so found is confirmed by its true Jaccard similarity. That deduplication
+changes measured accuracy is shown by Lee et al., "Deduplicating Training Data Makes Language Models Better" (arXiv:2107.06499).
+
+Everything that was removed is counted in `card.json`, with examples. Nothing is dropped silently: a row that cannot be used stops the
+stage, unless the recipe says `bad_rows = "drop"`.
+
+Writes `train.parquet`, `test.parquet` and `traffic.parquet` (see `tables.Rows`), `classes.json` and `card.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgedistill import tables
+from edgedistill.errors import DataError, nearest
+from edgedistill.progress import tick
+from edgedistill.recipe import Data, SliceByColumn
+from edgedistill.store import Stage
+
+SHINGLE = 5  # characters; DESIGN's near_duplicate is stated over these
+PERMUTATIONS = 128
+MISSED = 1e-3  # how likely a pair exactly at the threshold may be overlooked
+FEWEST_ROWS = 10  # below this no split, and no figure from it, means anything
+EXAMPLES = 3
+FIRST = 5  # line numbers named in an error and in the card
+SHOWN_CHARS = 200
+MISSING = frozenset({"nan", "NaN", "<NA>", "#N/A"})  # what pandas and spreadsheets write for "nothing"
+
+
+@dataclass(frozen=True)
+class Params:
+    """What changes the prepared rows."""
+
+    data: Data
+    seed: int = 0
+    task: str = "classify"
+
+
+def run(out: Path, params: Params, *, train: Path, test: Path | None = None, traffic: Path | None = None) -> None:
+    """Clean, deduplicate, split, decontaminate, describe. Raises DataError, whose text says which rows and what to write."""
+    data = params.data
+    files: dict[str, Any] = {}
+    leaks: dict[str, Any] = {}
+
+    train_rows, files["train"] = _load(train, data, data.train, sliced=test is None)
+    _two_classes(train_rows, files["train"])
+    train_rows = _deduplicated(train_rows, files["train"], data.near_duplicate)
+    _enough_left(train_rows, files["train"], one_side=test is None)
+    if test is not None:
+        test_rows, files["test"] = _load(test, data, data.test or str(test), sliced=True)
+        test_rows = _deduplicated(test_rows, files["test"], data.near_duplicate)
+        test_rows, leaks["test_in_train"] = _without_leaks(test_rows, train_rows, data.near_duplicate)
+        if not test_rows.texts:
+            raise DataError(
+                "every row of the test file also stands in the training file.",
+                where=files["test"]["source"],
+                write="Give other test rows, or leave test out: rows are then held out of train.",
+            )
+        _known_labels(test_rows, train_rows, files["test"]["source"])
+        split: dict[str, Any] = {"method": "test file", "test_share": None, "seed": None}
+    else:
+        train_rows, test_rows = _held_out(train_rows, data.test_share, params.seed, files["train"]["source"])
+        split = {"method": "stratified hold-out, after deduplication", "test_share": data.test_share, "seed": params.seed}
+
+    classes = sorted_classes(set(train_rows.labels))
+    base = baseline(train_rows.texts)
+    slices = [
+        sorted({*slices_of(text, base)} - {*data.slices} | {*marks}) for text, marks in zip(test_rows.texts, test_rows.marks, strict=True)
+    ]
+    number = {name: place for place, name in enumerate(classes)}
+    tables.write_rows(out / "train.parquet", _as_rows(train_rows, number))
+    tables.write_rows(out / "test.parquet", _as_rows(test_rows, number, slices))
+    samples = {"train": train_rows, "test": test_rows}
+    if traffic is not None:
+        traffic_rows, files["traffic"] = _load(traffic, data, data.traffic or str(traffic), labelled=False)
+        traffic_rows = _deduplicated(traffic_rows, files["traffic"], data.near_duplicate)
+        traffic_rows, leaks["traffic_in_test"] = _without_leaks(traffic_rows, test_rows, data.near_duplicate)
+        traffic_rows, leaks["traffic_in_train"] = _without_leaks(traffic_rows, train_rows, 1.0)  # a variant of a training text is welcome
+        tables.write_rows(out / "traffic.parquet", _as_rows(traffic_rows, {}))
+        samples["traffic"] = traffic_rows
+
+    class_table = _class_table(classes, train_rows, test_rows)
+    slice_table = _slice_table(slices, base, data, files)
+    length_table = {name: lengths(sample.texts) for name, sample in samples.items()}
+    card = {
+        "task": params.task,
+        "files": files,
+        "leaks_removed": leaks,
+        "split": {**split, "train_rows": len(train_rows.texts), "test_rows": len(test_rows.texts)},
+        "classes": class_table,
+        "lengths": length_table,
+        "scripts": {name: scripts(sample.texts) for name, sample in samples.items()},
+        "slices": slice_table,
+        "warnings": _warnings(class_table, slice_table, length_table, files, leaks),
+    }
+    (out / "classes.json").write_text(json.dumps(classes, ensure_ascii=False), encoding="utf-8")
+    (out / "card.json").write_text(json.dumps(card, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+PREPARE = Stage("prepare", 1, run, packages=("datasketch", "pyarrow", "scikit-learn"))
+
+
+# --- reading and cleaning ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Usable rows of one file. marks: the user's slices that each row belongs to. labels: "" for unlabelled."""
+
+    texts: list[str]
+    labels: list[str]
+    numbers: list[int]
+    marks: list[list[str]]
+
+    def take(self, places: Iterable[int]) -> _Sample:
+        chosen = list(places)
+        return _Sample(
+            texts=[self.texts[place] for place in chosen],
+            labels=[self.labels[place] for place in chosen],
+            numbers=[self.numbers[place] for place in chosen],
+            marks=[self.marks[place] for place in chosen],
+        )
+
+
+def _load(path: Path, data: Data, source: str, *, labelled: bool = True, sliced: bool = False) -> tuple[_Sample, dict[str, Any]]:
+    """The usable rows of a file, and its entry in the card. sliced: whether test rows come from it, which the user's slices are for."""
+    table = _read(path, data, source, labelled)
+    if not len(table):
+        raise DataError(f"no row can be used: {describe_bad(bad_rows(table.bad, table.unit))}.", where=source)
+    texts = tables.column(table, data.text, key="data.text")
+    labels = tables.column(table, data.label, key="data.label") if labelled else [None] * len(texts)
+    if labelled:
+        labels = without_point_zero(labels)
+    marks = _marks(table, texts, data) if sliced else [[] for _ in texts]
+
+    bad = list(table.bad)
+    good: list[int] = []
+    for place, (text, label) in enumerate(zip(texts, labels, strict=True)):
+        reason = why_bad(text, label, data.max_chars, labelled=labelled)
+        if reason:
+            bad.append(tables.BadRow(table.numbers[place], reason))
+        else:
+            good.append(place)
+    facts: dict[str, Any] = {
+        "source": source,
+        "format": table.format,
+        "encoding": None if table.format == "parquet" else data.encoding,
+        "delimiter": table.delimiter,
+        "rows_read": len(table) + len(table.bad),
+        "bad_rows": bad_rows(bad, table.unit),
+    }
+    if bad and data.bad_rows == "stop":
+        raise DataError(
+            f"{len(bad)} of {facts['rows_read']} rows cannot be used: {describe_bad(facts['bad_rows'])}.",
+            where=source,
+            write='Correct them, or write bad_rows = "drop" under [data] to leave them out and count them.',
+        )
+    if not good:
+        raise DataError(f"no row can be used: {describe_bad(facts['bad_rows'])}.", where=source)
+    everything = _Sample([text or "" for text in texts], [(label or "").strip() for label in labels], table.numbers, marks)
+    return everything.take(good), facts
+
+
+def _read(path: Path, data: Data, source: str, labelled: bool) -> tables.Table:
+    """Traffic is rarely in the training file's format: its own ending wins, and a plain text file has one text a line."""
+    if labelled:
+        return tables.read_table(
+            path, format=data.format, encoding=data.encoding, delimiter=data.delimiter, pattern=data.pattern, where=source
+        )
+    format = tables.ENDINGS.get(path.suffix.lower(), "lines" if path.suffix.lower() == ".txt" else data.format)
+    table = tables.read_table(path, format=format, encoding=data.encoding, delimiter=data.delimiter, where=source)
+    if table.format == "lines":
+        return tables.Table(table.where, table.format, {data.text: table.columns["text"]}, table.numbers, table.bad)
+    return table
+
+
+def why_bad(text: str | None, label: str | None, max_chars: int, *, labelled: bool = True) -> str:
+    """Why a row cannot be used, or "". Whitespace, control and format characters (zero-width space) are nothing to read."""
+    if text is None or text in MISSING:
+        return "no text"
+    if is_blank(text):
+        return "text empty after trimming"
+    if len(text) > max_chars:
+        return f"text longer than max_chars = {max_chars}"
+    if labelled and (label is None or label in MISSING or is_blank(label)):
+        return "no label"
+    return ""
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing is left of a text after trimming."""
+    return not text.strip() or all(unicodedata.category(char) in {"Cc", "Cf", "Zs", "Zl", "Zp"} for char in text)
+
+
+def without_point_zero(labels: Sequence[str | None]) -> list[str | None]:
+    """`1.0` → `1` when all labels are so: pandas writes whole numbers as floats as soon as one cell is empty."""
+    if all(label is None or label in MISSING or re.fullmatch(r"-?\d+\.0", label) for label in labels):
+        return [label and label.removesuffix(".0") for label in labels]
+    return list(labels)
+
+
+def bad_rows(bad: Collection[tables.BadRow], unit: str) -> dict[str, Any]:
+    """The card's entry for rows that cannot be used: how many, why, and where the first ones stand."""
+    by_reason: dict[str, list[int]] = defaultdict(list)
+    for row in bad:
+        by_reason[row.reason].append(row.number)
+    return {
+        "total": len(bad),
+        "unit": unit,
+        "by_reason": [
+            {"reason": reason, "rows": len(numbers), "first": sorted(numbers)[:FIRST]}
+            for reason, numbers in sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
+        ],
+    }
+
+
+def describe_bad(facts: dict[str, Any]) -> str:
+    """`no label (lines 5, 9), not valid JSON (line 88)`."""
+    return ", ".join(f"{entry['reason']} ({_places(entry, facts['unit'])})" for entry in facts["by_reason"])
+
+
+def _places(entry: dict[str, Any], unit: str) -> str:
+    more = entry["rows"] - len(entry["first"])
+    return f"{unit}{'s' * (entry['rows'] > 1)} {', '.join(map(str, entry['first']))}" + (f" and {more} more" if more else "")
+
+
+def _marks(table: tables.Table, texts: Sequence[str | None], data: Data) -> list[list[str]]:
+    """The user's slices of each row."""
+    marks: list[list[str]] = [[] for _ in texts]
+    for name, rule in sorted(data.slices.items()):
+        if isinstance(rule, SliceByColumn):
+            values = tables.column(table, rule.column, key=f"data.slices.{name}", option=f"slices.{name}")
+            hits = [value == rule.value for value in values]
+        else:
+            compiled = re.compile(rule)
+            hits = [bool(compiled.search(text or "")) for text in texts]
+        for mark, hit in zip(marks, hits, strict=True):
+            if hit:
+                mark.append(name)
+    return marks
+
+
+def _two_classes(sample: _Sample, facts: dict[str, Any]) -> None:
+    names = set(sample.labels)
+    if len(names) < 2:
+        raise DataError(
+            f'all {len(sample.labels)} usable rows have the one class "{_short(names.pop())}"; there is nothing to tell apart.',
+            where=facts["source"],
+            write="Give rows of at least two classes, or name the column of the classes with label = … under [data].",
+        )
+
+
+# --- duplicates -------------------------------------------------------------------------------------------------------------------------
+
+
+def normalised(text: str) -> str:
+    """The form in which two texts count as the same: Unicode NFKC, case folded, runs of whitespace made one space."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _deduplicated(sample: _Sample, facts: dict[str, Any], threshold: float) -> _Sample:
+    """One row for each text; what was removed is added to `facts`.
+
+    Of equal texts with unequal labels the majority's label stays; at a tie nobody knows, and all of them go. Of near-duplicates the first
+    stays.
+    """
+    groups: dict[str, list[int]] = defaultdict(list)
+    for place, text in enumerate(sample.texts):
+        groups[normalised(text)].append(place)
+    kept: list[int] = []
+    conflicts: list[dict[str, Any]] = []
+    exact = tied = outvoted = 0
+    for places in groups.values():
+        votes = Counter(sample.labels[place] for place in places).most_common()
+        if len(votes) > 1:
+            tie = votes[0][1] == votes[1][1]
+            conflicts.append({"text": _short(sample.texts[places[0]]), "labels": dict(votes), "kept": None if tie else votes[0][0]})
+            if tie:
+                tied += len(places)
+                continue
+            outvoted += len(places) - votes[0][1]
+        kept.append(next(place for place in places if sample.labels[place] == votes[0][0]))
+        exact += votes[0][1] - 1
+    kept.sort()
+
+    texts = list(groups)
+    pairs = near_duplicates([normalised(sample.texts[place]) for place in kept], threshold)
+    removed = {kept[pair.removed] for pair in pairs}
+    facts |= {
+        "exact_duplicates_removed": exact,
+        "conflicting_labels": {
+            "texts": len(conflicts),
+            "resolved_by_majority": sum(conflict["kept"] is not None for conflict in conflicts),
+            "rows_outvoted": outvoted,
+            "rows_dropped_as_ties": tied,
+            "examples": conflicts[:EXAMPLES],
+        },
+        "near_duplicates": {
+            "removed": len(pairs),
+            "threshold": threshold,
+            "removed_with_another_label": sum(sample.labels[kept[pair.kept]] != sample.labels[kept[pair.removed]] for pair in pairs),
+            "examples": [
+                {
+                    "kept": _short(sample.texts[kept[pair.kept]]),
+                    "removed": _short(sample.texts[kept[pair.removed]]),
+                    "similarity": round(pair.similarity, 3),
+                    "at": [sample.numbers[kept[pair.kept]], sample.numbers[kept[pair.removed]]],
+                }
+                for pair in pairs[:EXAMPLES]
+            ],
+        },
+        "unique_texts": len(texts),
+        "rows_left": len(kept) - len(removed),
+    }
+    return sample.take(place for place in kept if place not in removed)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two places whose texts are near-duplicates: `removed` goes because `kept` stays."""
+
+    kept: int
+    removed: int
+    similarity: float
+
+
+def near_duplicates(texts: Sequence[str], threshold: float, against: Sequence[str] = ()) -> list[Pair]:
+    """Texts that are nearly the same as an earlier one that stays, or as one of `against` (then `kept` is its place there).
+
+    texts: normalised. threshold: Jaccard similarity of their sets of character 5-grams; 1 finds nothing. With `against`, texts are
+    compared with those alone. No two texts that stay are near-duplicates, short of the MISSED chance of the hashing. The order of texts
+    decides, nothing else.
+    """
+    if threshold >= 1 or not texts:
+        return []
+    from datasketch import MinHash, MinHashLSH
+
+    everything = [*against, *texts]
+    index = MinHashLSH(num_perm=PERMUTATIONS, params=_bands(threshold))
+    hashes = MinHash.generator((_shingles(text) for text in everything), num_perm=PERMUTATIONS, hashfunc=zlib.crc32)
+    signatures = np.empty((len(everything), PERMUTATIONS), np.uint64)
+    pairs: list[Pair] = []
+    for place, minhash in enumerate(hashes):
+        signatures[place] = minhash.hashvalues
+        if place % 1000 == 0:
+            tick("near duplicates", place, len(everything))
+        if place >= len(against):
+            twin = _nearest_twin(place, np.array(sorted(index.query(minhash)), np.int64), signatures, everything, threshold)
+            if twin:
+                pairs.append(Pair(twin[0], place - len(against), twin[1]))
+                continue
+            if against:
+                continue
+        index.insert(place, minhash, check_duplication=False)
+    return pairs
+
+
+def _nearest_twin(place: int, candidates: Any, signatures: Any, texts: Sequence[str], threshold: float) -> tuple[int, float] | None:
+    """The first candidate that truly is a near-duplicate, and how alike it is."""
+    if not len(candidates):
+        return None
+    # The signatures estimate the similarity with a deviation of at most 0.045; five of those below the threshold is not worth a closer
+    # look.
+    likely = (signatures[candidates] == signatures[place]).mean(axis=1) >= threshold - 0.22
+    mine = _shingles(texts[place])
+    for candidate in candidates[likely]:
+        theirs = _shingles(texts[candidate])
+        common = len(mine & theirs)
+        similarity = common / (len(mine) + len(theirs) - common)
+        if similarity >= threshold:
+            return int(candidate), similarity
+    return None
+
+
+def _shingles(text: str) -> set[bytes]:
+    """The character 5-grams of a text; a shorter text is its own."""
+    if text.isascii():
+        content = text.encode()
+        return {content[start : start + SHINGLE] for start in range(max(1, len(content) - SHINGLE + 1))}
+    return {text[start : start + SHINGLE].encode() for start in range(max(1, len(text) - SHINGLE + 1))}
+
+
+@cache
+def _bands(threshold: float) -> tuple[int, int]:
+    """(bands, rows a band): the longest bands, so the fewest false candidates, that overlook a pair at the threshold at most MISSED often.
+
+    datasketch's own choice weighs misses and false candidates alike, and at 0.9 overlooks every tenth pair; false ones only cost us time.
+    """
+    sizes = [size for size in range(1, PERMUTATIONS // 2 + 1) if (1 - threshold**size) ** (PERMUTATIONS // size) <= MISSED]
+    size = max(sizes, default=1)
+    return PERMUTATIONS // size, size
+
+
+def _without_leaks(sample: _Sample, other: _Sample, threshold: float) -> tuple[_Sample, dict[str, Any]]:
+    """The rows of `sample` that do not stand in `other`, exactly or nearly, and the card's entry about the rest."""
+    mine = [normalised(text) for text in sample.texts]
+    theirs = [normalised(text) for text in other.texts]
+    known = set(theirs)
+    exact = {place for place, text in enumerate(mine) if text in known}
+    rest = [place for place in range(len(mine)) if place not in exact]
+    pairs = near_duplicates([mine[place] for place in rest], threshold, against=theirs)
+    near = {rest[pair.removed] for pair in pairs}
+    facts = {
+        "exact": len(exact),
+        "near": len(near),
+        "examples": [
+            {
+                "kept": _short(other.texts[pair.kept]),
+                "removed": _short(sample.texts[rest[pair.removed]]),
+                "similarity": round(pair.similarity, 3),
+            }
+            for pair in pairs[:EXAMPLES]
+        ],
+    }
+    return sample.take(place for place in rest if place not in near), facts
+
+
+def _enough_left(sample: _Sample, facts: dict[str, Any], *, one_side: bool) -> None:
+    """Duplicates may leave too little to learn from, or a class too small to stand on both sides of a split."""
+    sizes = Counter(sample.labels)
+    conflicts = facts["conflicting_labels"]
+    if len(sample.texts) < FEWEST_ROWS or len(sizes) < 2:
+        raise DataError(
+            f"only {len(sample.texts)} rows of {len(sizes)} class{'es' * (len(sizes) != 1)} are left of {facts['rows_read']}: "
+            f"{facts['bad_rows']['total']} could not be used, {facts['exact_duplicates_removed']} were exact and "
+            f"{facts['near_duplicates']['removed']} near duplicates, "
+            f"{conflicts['rows_outvoted'] + conflicts['rows_dropped_as_ties']} contradicted each other.",
+            where=facts["source"],
+            write=f"Give at least {FEWEST_ROWS} different texts of two classes; near_duplicate = 1 under [data] removes exact ones only.",
+        )
+    single = sorted(name for name, rows in sizes.items() if rows < 2)
+    if one_side and single:
+        raise DataError(
+            f"{len(single)} of {len(sizes)} classes have a single row left after duplicates were removed, "
+            f"so they cannot stand on both sides of the split: {_listed(single)}.",
+            where=facts["source"],
+            write="Add rows for them, merge them with other classes, or give a test file with test = … under [data].",
+        )
+
+
+# --- the split --------------------------------------------------------------------------------------------------------------------------
+
+
+def _held_out(sample: _Sample, test_share: float, seed: int, source: str) -> tuple[_Sample, _Sample]:
+    """A stratified split: each class has the same share in the test set, give or take one row."""
+    from sklearn.model_selection import train_test_split
+
+    classes = len(set(sample.labels))
+    count = len(sample.texts)
+    held = int(np.ceil(test_share * count))
+    if min(held, count - held) < classes:
+        raise DataError(
+            f"test_share = {test_share:g} leaves {min(held, count - held)} of {count} rows on one side of the split, "
+            f"fewer than the {classes} classes.",
+            where=source,
+            write="Add rows, write a test_share nearer to 0.5 under [data], or give a test file with test = ….",
+        )
+    train, test = train_test_split(np.arange(count), test_size=test_share, random_state=seed, stratify=sample.labels)
+    train_sample, test_sample = sample.take(sorted(train)), sample.take(sorted(test))
+    lost = sorted({*sample.labels} - {*train_sample.labels})
+    if lost:
+        raise DataError(
+            f"test_share = {test_share:g} leaves no training row of {len(lost)} class{'es' * (len(lost) > 1)}: {_listed(lost)}.",
+            where=source,
+            write="Write a smaller test_share under [data], or add rows for them.",
+        )
+    return train_sample, test_sample
+
+
+def _known_labels(test: _Sample, train: _Sample, source: str) -> None:
+    known = set(train.labels)
+    strange = Counter(label for label in test.labels if label not in known)
+    if not strange:
+        return
+    listed = ", ".join(f'"{_short(name)}" ({rows} row{"s" * (rows > 1)})' for name, rows in sorted(strange.items())[:10])
+    close = nearest(min(strange), known)
+    advice = "Add training rows for them, or take these rows out of the test file."
+    raise DataError(
+        f"{len(strange)} label{'s' * (len(strange) > 1)} in the test file that training never has: {listed}.",
+        where=source,
+        write=f"{close} {advice}" if close.startswith("Did you mean") else advice,
+    )
+
+
+def sorted_classes(names: Iterable[str]) -> list[str]:
+    """Class names in order; numbers by value, so that class "10" has a place after "9"."""
+    names = list(names)
+    if all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
+
+
+def _as_rows(sample: _Sample, number: dict[str, int], slices: list[list[str]] | None = None) -> tables.Rows:
+    return tables.make_rows(sample.texts, [number.get(label, -1) for label in sample.labels], slices, sample.numbers)
+
+
+# --- slices -----------------------------------------------------------------------------------------------------------------------------
+
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_PIECE = re.compile(rf"[{_CJK}]|[^\s{_CJK}]+")
+_WORD = re.compile(r"[^\W\d_]{5,}")
+
+
+def words(text: str) -> list[str]:
+    """The words of a text: what whitespace separates and holds a letter or digit. Each Chinese or Japanese character counts as one."""
+    return [piece for piece in _PIECE.findall(text) if any(char.isalnum() for char in piece)]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What the training texts say is usual. The built-in slices are defined against it.
+
+    long_words: from how many words a text is very long. known: all words of five letters or more. frequent: those seen FREQUENT times, by
+    first and last letter.
+    """
+
+    long_words: int
+    known: frozenset[str]
+    frequent: dict[str, list[str]]
+
+
+FREQUENT = 5
+
+
+def baseline(texts: Sequence[str]) -> Baseline:
+    """Measure the training texts. Very long is at least the 95th percentile and twice the median, words."""
+    counts = [len(words(text)) for text in texts]
+    long_words = int(np.ceil(max(np.percentile(counts, 95), 2 * np.median(counts), 4)))
+    seen = Counter(word for text in texts for word in _WORD.findall(text.casefold()))
+    frequent: dict[str, list[str]] = defaultdict(list)
+    for word, times in seen.items():
+        if times >= FREQUENT:
+            frequent[word[0] + word[-1]].append(word)
+    return Baseline(long_words, frozenset(seen), dict(frequent))
+
+
+def slices_of(text: str, base: Baseline) -> list[str]:
+    """The built-in slices that a text belongs to."""
+    return [name for name, (_, belongs) in BUILT_IN.items() if belongs(text, base)]
+
+
+def _is_upper_case(text: str) -> bool:
+    cased = [char for char in text if char.isupper() or char.islower()]
+    return len(cased) >= 4 and sum(char.isupper() for char in cased) >= 0.7 * len(cased)
+
+
+def _has_typo(text: str, base: Baseline) -> bool:
+    """First and last letter must be right: typing errors seldom touch them, and inflection (walk, walks) does."""
+    return any(
+        word not in base.known and any(_one_edit(word, known) for known in base.frequent.get(word[0] + word[-1], ()))
+        for word in _WORD.findall(text.casefold())
+    )
+
+
+def _one_edit(a: str, b: str) -> bool:
+    """Whether one letter too many, too few or wrong, or two swapped neighbours, tell `a` from `b` (Damerau, 1964).
+
+    A wrong letter counts from eight letters up: of shorter words, most of those pairs are two right words (grass and glass, marlin and
+    martin).
+    """
+    if abs(len(a) - len(b)) > 1 or a == b:
+        return False
+    start = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    rest_a, rest_b = a[start:], b[start:]
+    if len(a) != len(b):
+        return rest_a[1:] == rest_b or rest_a == rest_b[1:]
+    swapped = rest_a[:2] == rest_b[1::-1] and rest_a[2:] == rest_b[2:]
+    return swapped or (len(a) >= 8 and rest_a[1:] == rest_b[1:])
+
+
+def _has_other_script(text: str) -> bool:
+    return not text.isascii() and bool({*letters(text)} - {"Latin", "Other"})
+
+
+BUILT_IN: dict[str, tuple[str, Callable[[str, Baseline], bool]]] = {
+    "very_short": ("at most 3 words", lambda text, base: len(words(text)) <= 3),
+    "very_long": (
+        "at least {long_words} words, which is the 95th percentile and twice the median of training",
+        lambda text, base: len(words(text)) >= base.long_words,
+    ),
+    "typos": (
+        f"holds a word of five letters or more that training never has, one edit away from one that it has at least {FREQUENT} times",
+        _has_typo,
+    ),
+    "upper_case": ("at least 70 % of four or more letters are capitals", lambda text, base: _is_upper_case(text)),
+    "digits": ("holds a digit", lambda text, base: any(char.isdigit() for char in text)),
+    "non_latin": ("holds a letter of another script than Latin", lambda text, base: _has_other_script(text)),
+}
+
+
+def _slice_table(slices: Sequence[Sequence[str]], base: Baseline, data: Data, files: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each slice with the number of its test rows and what it means."""
+    counts = Counter(name for names in slices for name in names)
+    about = {name: text.format(long_words=base.long_words) for name, (text, _) in BUILT_IN.items()}
+    blank = sum(
+        entry["rows"]
+        for facts in files.values()
+        for entry in facts["bad_rows"]["by_reason"]
+        if entry["reason"] == "text empty after trimming"
+    )
+    about["empty_after_trimming"] = f"nothing to read, so not a row but a bad row: {blank} left out"
+    for name, rule in data.slices.items():
+        about[name] = f"{rule.column} = {rule.value}" if isinstance(rule, SliceByColumn) else f"matches {rule}"
+    return [
+        {"name": name, "rows": counts[name], "about": text, "built_in": name not in data.slices} for name, text in sorted(about.items())
+    ]
+
+
+# --- describing -------------------------------------------------------------------------------------------------------------------------
+
+
+def lengths(texts: Sequence[str]) -> dict[str, dict[str, int]]:
+    """min, p50, p90, p99 and max of the texts' lengths, in characters and in words."""
+    return {"characters": _spread([len(text) for text in texts]), "words": _spread([len(words(text)) for text in texts])}
+
+
+def _spread(values: Sequence[int]) -> dict[str, int]:
+    if not values:
+        return {}
+    points = np.percentile(values, [0, 50, 90, 99, 100], method="higher")
+    return dict(zip(("min", "p50", "p90", "p99", "max"), map(int, points), strict=True))
+
+
+def odd_length(table: dict[str, dict[str, int]]) -> str:
+    """A remark when the longest text is out of all proportion, which a stray quote in a csv makes, else ""."""
+    most, usual = table["characters"].get("max", 0), table["characters"].get("p99", 0)
+    if most < 2000 or most < 20 * usual:
+        return ""
+    return f"the longest text has {most} characters, {most // usual} times the 99th percentile: rows may have run together at a stray quote"
+
+
+def scripts(texts: Iterable[str]) -> dict[str, float]:
+    """Which scripts the letters are in, as shares that add up to 1, the largest first."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(letters(text))
+    total = counts.total()
+    return {name: round(rows / total, 6) for name, rows in sorted(counts.items(), key=lambda item: (-item[1], item[0]))}
+
+
+def letters(text: str) -> Counter[str]:
+    """The number of letters of each script in a text."""
+    return Counter(name for char in text if (name := _script(char)))
+
+
+_SCRIPTS = {"Cjk": "CJK", "Hiragana": "CJK", "Katakana": "CJK", "Katakana-hiragana": "CJK"}
+
+
+@cache
+def _script(char: str) -> str:
+    """The script of a letter by its Unicode name, "" for what is no letter. NFKC first: ª and full-width letters have plain forms."""
+    plain = unicodedata.normalize("NFKC", char)[:1]
+    if not plain.isalpha():
+        return ""
+    name = unicodedata.name(plain, "Other").split()[0].capitalize()
+    return _SCRIPTS.get(name, "Other" if name == "Modifier" else name)
+
+
+def _class_table(classes: Sequence[str], train: _Sample, test: _Sample) -> list[dict[str, Any]]:
+    in_train, in_test = Counter(train.labels), Counter(test.labels)
+    total = len(train.labels)
+    return [
+        {"name": name, "train_rows": in_train[name], "test_rows": in_test[name], "train_share": round(in_train[name] / total, 4)}
+        for name in classes
+    ]
+
+
+def _warnings(
+    classes: Sequence[dict[str, Any]],
+    slices: Sequence[dict[str, Any]],
+    length_table: dict[str, Any],
+    files: dict[str, Any],
+    leaks: dict[str, Any],
+) -> list[str]:
+    """What a careful reader of the card would point at."""
+    lines = []
+    test_rows = sum(entry["test_rows"] for entry in classes)
+    if test_rows < 200:
+        lines.append(f"the test set has {test_rows} rows: one row is {1 / test_rows:.1%}, so small differences cannot be told")
+    untested = [entry["name"] for entry in classes if not entry["test_rows"]]
+    if untested:
+        lines.append(f"no test row of {_listed(untested)}: nothing is known about how well these are recognised")
+    rare = [entry["name"] for entry in classes if entry["train_rows"] < 10]
+    if rare:
+        lines.append(f"fewer than 10 training rows of {_listed(rare)}")
+    lines += [f"{name}: {remark}" for name, table in length_table.items() if (remark := odd_length(table))]
+    for name, facts in files.items():
+        near = facts["near_duplicates"]
+        if near["removed_with_another_label"]:
+            lines.append(f"{name}: {near['removed_with_another_label']} near-duplicates had another label than the text that stayed")
+        if facts["conflicting_labels"]["texts"]:
+            lines.append(f"{name}: {facts['conflicting_labels']['texts']} texts stand with more than one label")
+        if facts["bad_rows"]["total"] > 0.1 * facts["rows_read"]:
+            lines.append(f"{name}: {facts['bad_rows']['total']} of {facts['rows_read']} rows could not be used")
+    leaked = leaks.get("test_in_train")
+    if leaked and leaked["exact"] + leaked["near"]:
+        lines.append(f"test: {leaked['exact'] + leaked['near']} rows also stood in training and were taken out")
+    lines += [f"slice {entry['name']}: no test row belongs to it" for entry in slices if not entry["built_in"] and not entry["rows"]]
+    return lines
+
+
+def _listed(names: Sequence[str], most: int = 10) -> str:
+    shown = ", ".join(f'"{_short(name)}"' for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"

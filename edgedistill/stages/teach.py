@@ -1,0 +1,211 @@
+"""teach: make the teacher good at the task, then ask it once for its soft labels.
+
+Two results: FINE_TUNE, the teacher with a head for the task and how good it is on held-out rows; LABEL, its logits for every text of the
+transfer set. Labels are stored under the hash of the text they belong to, so no later stage can match a row with another's labels.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill import plugins
+from edgedistill.errors import StageError, TermsError
+from edgedistill.models import check_folder
+from edgedistill.progress import tick
+from edgedistill.recipe import Teacher
+from edgedistill.store import Stage
+from edgedistill.tables import read_rows
+
+SHARD = 4096  # rows a checkpoint of the labelling
+
+# Licences under which outputs may train another model and the result may be given away. SPDX names, lower case.
+OPEN_LICENCES = frozenset(
+    "apache-2.0 mit bsd-2-clause bsd-3-clause isc unlicense cc0-1.0 cc-by-4.0 cc-by-3.0 cc-by-sa-4.0 cc-by-sa-3.0 mpl-2.0 "
+    "openrail++ bigscience-openrail-m creativeml-openrail-m odc-by pddl 0bsd zlib artistic-2.0 cdla-permissive-2.0 epl-2.0".split()
+)
+# Terms that forbid it, or forbid shipping the result in a product.
+FORBIDDING = {
+    "cc-by-nc-4.0": "no commercial use",
+    "cc-by-nc-sa-4.0": "no commercial use",
+    "cc-by-nc-nd-4.0": "no commercial use, no derivatives",
+    "cc-by-nd-4.0": "no derivatives",
+    "openai-terms": "outputs may not be used to develop competing models",
+    "anthropic-terms": "outputs may not be used to develop competing models",
+    "llama2": "outputs may not be used to improve another language model",
+}
+
+
+@dataclass(frozen=True)
+class FineTuneParams:
+    teacher: Teacher
+    task: str
+    max_tokens: int
+    precision: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class LabelParams:
+    teacher: Teacher
+    task: str
+    max_tokens: int
+    precision: str
+
+
+def check_terms(teacher: Teacher, folder: Path, where: str) -> dict[str, str]:
+    """May a student be distilled from this teacher? The record of why goes into the bundle's lineage.
+
+    The recipe's `teacher.license` counts; when it is left out, the licence that the model's own card states. Raises TermsError when it is
+    unknown or forbids it, before the teacher is asked for anything.
+    """
+    stated = (teacher.license or "").strip().lower()
+    basis = teacher.license_basis or "stated in the recipe"
+    if not stated:
+        stated, basis = _licence_of_card(folder), "the model's own card (README.md)"
+    if not stated:
+        raise TermsError(
+            "the terms of the teacher are unknown, so nobody can say whether a student may be distilled from it.",
+            where=where,
+            write='Look them up and write, for example, license = "apache-2.0" under [teacher], with license_basis = "where it is stated".',
+        )
+    if stated in FORBIDDING:
+        raise TermsError(
+            f'the terms "{stated}" do not allow it: {FORBIDDING[stated]}.', where=where, write="Take a teacher under an open licence."
+        )
+    if stated not in OPEN_LICENCES:
+        raise TermsError(
+            f'"{stated}" is no licence that edgedistill knows to allow distillation.',
+            where=where,
+            write=f"Write the SPDX name of an open licence ({', '.join(sorted(OPEN_LICENCES)[:6])}, …) if one applies; else take another teacher.",
+        )
+    return {"license": stated, "basis": basis, "model": teacher.model}
+
+
+def _licence_of_card(folder: Path) -> str:
+    """`license: …` in the front matter of the model's README.md."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return ""
+    parts = card.read_text(encoding="utf-8", errors="replace").split("---", 2)
+    for line in parts[1].splitlines() if len(parts) == 3 and not parts[0].strip() else []:
+        name, _, value = line.partition(":")
+        if name.strip() == "license":
+            return value.strip().strip("'\"").lower()
+    return ""
+
+
+def fine_tune(out: Path, params: FineTuneParams, *, prepared: Path, model: Path) -> None:
+    """Writes `model/` (a float32 model folder) and `facts.json` (held-out accuracy, the TF-IDF floor, what was done)."""
+    kind = plugins.find("teachers", params.teacher.kind)
+    hub_task = plugins.find("tasks", params.task).HUB_TASK
+    classes = json.loads((prepared / "classes.json").read_text())
+    train, test = read_rows(prepared / "train.parquet"), read_rows(prepared / "test.parquet")
+    check_folder(model)
+    wanted = params.teacher.fine_tune
+    ready = kind.has_head(model, classes)
+    if wanted == "never" and not ready:
+        raise StageError(
+            "the teacher has no head for these classes, and the recipe forbids to fine-tune it.",
+            where="teacher.fine_tune",
+            write='Write fine_tune = "auto", or take a teacher whose id2label holds exactly the classes of the data.',
+        )
+    tuned = wanted == "always" or not ready
+    if tuned:
+        kind.fine_tune(
+            model,
+            out / "model",
+            train.texts,
+            train.labels.astype(np.int64),
+            classes,
+            hub_task,
+            params.teacher,
+            params.max_tokens,
+            params.precision,
+            params.seed,
+            out / "checkpoints",
+        )
+    else:
+        kind.adopt(model, out / "model", classes, hub_task)
+    logits = kind.logits(out / "model", test.texts, classes, hub_task, params.teacher, params.max_tokens, "float32")
+    right = float((logits.argmax(axis=1) == test.labels).mean())
+    facts = {"fine_tuned": tuned, "accuracy": right, "floor": floor_accuracy(train, test), "test_rows": len(test.texts)}
+    (out / "facts.json").write_text(json.dumps(facts, indent=1))
+
+
+def check_floor(facts: dict[str, Any], teacher: Teacher, where: str) -> None:
+    """A teacher that a linear model over TF-IDF beats has nothing to teach. Raises StageError unless the recipe accepts it."""
+    if facts["accuracy"] < facts["floor"] and teacher.below_floor == "stop":
+        raise StageError(
+            f"the teacher is right on {facts['accuracy']:.1%} of {facts['test_rows']} held-out rows; TF-IDF with a linear SVM reaches "
+            f"{facts['floor']:.1%}, so there is nothing to distill.",
+            where=where,
+            write='Train it longer (teacher.epochs, teacher.learning_rate), take a better one, or write below_floor = "accept" under [teacher].',
+        )
+
+
+def floor_accuracy(train: Any, test: Any) -> float:
+    """Held-out accuracy of TF-IDF (words and pairs) with a linear SVM: what needs no teacher at all."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.svm import LinearSVC
+
+    floor = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+"), LinearSVC(random_state=0))
+    try:
+        floor.fit(train.texts, train.labels)
+    except ValueError:  # an empty vocabulary: no text has a word
+        return 0.0
+    return float(floor.score(test.texts, test.labels))
+
+
+def label(out: Path, params: LabelParams, *, prepared: Path, teacher: Path, transfer: Path) -> None:
+    """Writes `labels.parquet`: key (of the text), logits (float32 list). A killed run goes on with the next shard."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kind = plugins.find("teachers", params.teacher.kind)
+    hub_task = plugins.find("tasks", params.task).HUB_TASK
+    classes = json.loads((prepared / "classes.json").read_text())
+    rows = read_rows(transfer / "transfer.parquet")
+    # Like lengths side by side before cutting into shards, so that each shard pads little.
+    order = sorted(range(len(rows.texts)), key=lambda row: (len(rows.texts[row]), rows.keys[row]))
+    checkpoints = out / "checkpoints"
+    checkpoints.mkdir(exist_ok=True)
+    files = []
+    for begin in range(0, len(order), SHARD):
+        places = order[begin : begin + SHARD]
+        file = checkpoints / f"{begin:09d}.parquet"
+        if not file.is_file():
+            texts = [rows.texts[place] for place in places]
+            logits = kind.logits(teacher / "model", texts, classes, hub_task, params.teacher, params.max_tokens, params.precision)
+            if not np.isfinite(logits).all():
+                raise StageError("the teacher gives logits that are not finite numbers.", where=str(teacher), write="Take another teacher.")
+            table = pa.table({"key": [rows.keys[place] for place in places], "logits": list(logits)})
+            pq.write_table(table, file.with_suffix(".part"))
+            file.with_suffix(".part").replace(file)  # existence means completeness
+        files.append(file)
+        tick("labelling with the teacher", min(begin + SHARD, len(order)), len(order))
+    pq.write_table(pa.concat_tables([pq.read_table(file) for file in files]), out / "labels.parquet")
+
+
+def read_labels(path: Path, keys: list[str]) -> npt.NDArray[np.float32]:
+    """The teacher's logits of the texts with these keys, float32 [len(keys), classes]. Raises StageError when one has none."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    place = {key: row for row, key in enumerate(table["key"].to_pylist())}
+    missing = [key for key in keys if key not in place]
+    if missing:
+        raise StageError(f"{len(missing)} texts of the transfer set have no soft label (first key {missing[0]}).", where=str(path))
+    logits = np.stack(table["logits"].to_numpy(zero_copy_only=False)).astype(np.float32)
+    return np.asarray(logits[[place[key] for key in keys]])
+
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "bitsandbytes")
+FINE_TUNE = Stage("teacher", 1, fine_tune, (*_PACKAGES, "scikit-learn"))
+LABEL = Stage("label", 1, label, _PACKAGES)

@@ -1,0 +1,95 @@
+"""verify: is the bundle whole, and does it still give its golden answers on this machine's runtime? Imports no torch and no pydantic.
+
+`python -m edgedistill.stages.verify BUNDLE` is the same as `edgedistill verify BUNDLE`, for devices that have only onnxruntime, tokenizers
+and numpy beside edgedistill.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from edgedistill.bundle_format import Manifest, read_bundle, read_golden
+from edgedistill.errors import BundleError, EdgedistillError
+from edgedistill.plugins import find
+
+
+@dataclass(frozen=True)
+class Result:
+    """What verify saw. worst_logit: largest difference from a golden logit. wrong: what differs, a sentence each, at most one a vector."""
+
+    name: str
+    vectors: int
+    worst_logit: float
+    logit_bound: float
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        return not self.wrong
+
+
+def verify(folder: Path) -> Result:
+    """Check digests, then every golden vector: token ids equal, logits within the manifest's bound, answer equal.
+
+    Raises BundleError when the bundle is not whole; wrong vectors are in the result.
+    """
+    manifest = read_bundle(folder)
+    model = find("runtimes", manifest.runtime).open_model(
+        folder / manifest.model, folder / manifest.tokenizer, manifest.max_tokens, manifest.threads
+    )
+    answer = find("tasks", manifest.task).answer
+    worst, wrong, count = 0.0, [], 0
+    for count, golden in enumerate(read_golden(folder / "golden.jsonl"), 1):
+        ids = model.ids(golden.text)
+        if ids != golden.ids:
+            wrong.append(f"vector {count}, {golden.text[:40]!r}: token ids {_short(ids)} instead of {_short(golden.ids)}")
+            continue
+        logits = model.logits(ids)
+        difference = float(np.abs(logits - np.asarray(golden.logits, dtype=np.float32)).max())
+        worst = max(worst, difference)
+        said = answer(logits, manifest.labels)["answer"]
+        if not difference <= manifest.logit_bound:  # written so that a NaN is wrong too
+            wrong.append(f"vector {count}, {golden.text[:40]!r}: a logit differs by {difference:.4f}, allowed {manifest.logit_bound}")
+        elif said != golden.answer:
+            wrong.append(f'vector {count}, {golden.text[:40]!r}: answer "{said}" instead of "{golden.answer}"')
+    if not count:
+        raise BundleError("golden.jsonl holds no vector.", where=str(folder), write="Compile the bundle anew.")
+    return Result(manifest.name, count, worst, manifest.logit_bound, wrong)
+
+
+def summary(result: Result) -> str:
+    """One line for people."""
+    if result.good:
+        return f"{result.name}: {result.vectors} golden vectors equal, logits within {result.worst_logit:.2g} (allowed {result.logit_bound:g})"
+    return f"{result.name}: {len(result.wrong)} of {result.vectors} golden vectors differ. First: {result.wrong[0]}"
+
+
+def describe(manifest: Manifest) -> str:
+    """One line on what the bundle is."""
+    return f"{manifest.name}: {manifest.task} into {len(manifest.labels)} classes, {manifest.scheme}, for {manifest.target.get('name')}"
+
+
+def _short(ids: list[int]) -> str:
+    return f"[{', '.join(map(str, ids[:8]))}{', …' if len(ids) > 8 else ''}] ({len(ids)})"
+
+
+def main() -> int:
+    """The torch-free command: exit code 0 equal, 1 a vector is wrong, 2 the bundle is not whole."""
+    try:
+        result = verify(Path(sys.argv[1]))
+    except IndexError:
+        sys.stderr.write("usage: python -m edgedistill.stages.verify BUNDLE\n")
+        return 2
+    except EdgedistillError as error:
+        sys.stderr.write(error.paragraph() + "\n")
+        return error.exit_code
+    sys.stdout.write(summary(result) + "\n")
+    return 0 if result.good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

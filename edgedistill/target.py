@@ -1,0 +1,81 @@
+"""Target: what the device is. Read from targets/*.toml; facts that differ by device live there and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, field_validator
+
+from edgedistill import plugins
+from edgedistill.budget import Budget
+from edgedistill.errors import EdgedistillError, TargetError, nearest
+from edgedistill.settings import Section, read_toml
+
+# In a checkout the targets stand beside the package; an installed package carries them inside.
+_FOLDERS = (Path(__file__).parent.parent / "targets", Path(__file__).parent / "target_files")
+
+
+class Link(Section):
+    """`[link]`: how this machine reaches the device. `kind` is a file in links/; its own options stand beside it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: str
+
+
+class Target(Section):
+    """A device or a class of devices."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    about: str = Field(description="maker, model, processor, memory, system")
+    isa: str = Field(description="instruction set the binary may use, such as x86-64-v3 or armv8-a")
+    runtime: str = Field(description="a file in runtimes/")
+    format: Literal["onnx"] = Field("onnx", description="format of the binary")
+    schemes: list[str] = Field(min_length=1, description="files in quantizers/ that make sense on this device")
+    threads: int = Field(1, ge=1, le=256, description="threads of the runtime")
+    link: Link
+    budget: Budget = Field(default_factory=Budget)
+
+    @field_validator("runtime")
+    @classmethod
+    def _runtime_exists(cls, runtime: str) -> str:
+        return _existing("runtimes", runtime)
+
+    @field_validator("schemes")
+    @classmethod
+    def _schemes_exist(cls, schemes: list[str]) -> list[str]:
+        return [_existing("quantizers", scheme) for scheme in schemes]
+
+    @field_validator("link")
+    @classmethod
+    def _link_exists(cls, link: Link) -> Link:
+        _existing("links", link.kind)
+        return link
+
+
+def target_names() -> list[str]:
+    """The names of all targets that come with edgedistill."""
+    return sorted(file.stem for folder in _FOLDERS for file in folder.glob("*.toml"))
+
+
+def find_target(name: str, *, folder: Path = Path(), where: str = "") -> Target:
+    """A target by name, or by the path of a file that ends in .toml (relative to `folder`).
+
+    Raises TargetError with the nearest name, or with all problems of the file.
+    """
+    if name.endswith(".toml"):
+        return read_toml(folder / name, Target, TargetError)
+    for place in _FOLDERS:
+        if (place / f"{name}.toml").is_file():
+            return read_toml(place / f"{name}.toml", Target, TargetError)
+    raise TargetError(f'there is no target called "{name}".', where=where, write=nearest(name, target_names()))
+
+
+def _existing(folder: str, name: str) -> str:
+    if name not in plugins.names(folder):
+        try:
+            plugins.find(folder, name)
+        except EdgedistillError as error:
+            raise ValueError(error.paragraph()) from None
+    return name

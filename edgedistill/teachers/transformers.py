@@ -1,0 +1,159 @@
+"""A teacher that runs here: any transformers encoder with a classification head, in float32 or in 8 or 4 bits.
+
+8 and 4 bits come from bitsandbytes (LLM.int8(), arXiv:2208.07339; NF4, arXiv:2305.14314). They save memory, not time: they are how a teacher
+that does not fit is fitted. A quantized teacher is fine-tuned through LoRA adapters (arXiv:2106.09685), since its own weights stand still.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.errors import StageError, missing_extra
+from edgedistill.models import check_folder, load_model, load_tokenizer, save
+from edgedistill.recipe import Teacher
+from edgedistill.training import Schedule, pad, quiet, train
+
+TOKENS_A_BATCH = 4096  # padded tokens: large enough to keep the CPU busy, small enough for its cache
+
+
+def has_head(model: Path, classes: Sequence[str]) -> bool:
+    """Whether the model classifies already, into exactly these classes."""
+    config = check_folder(model)
+    heads = [name for name in config.get("architectures") or [] if name.endswith("ForSequenceClassification")]
+    return bool(heads) and set((config.get("id2label") or {}).values()) == set(classes)
+
+
+def adopt(model: Path, out: Path, classes: list[str], task: str) -> None:
+    """Take the teacher as it is. Its outputs are put into the order of `classes`, so that column i means class i everywhere."""
+    import torch
+
+    theirs = {name: int(place) for place, name in check_folder(model)["id2label"].items()}
+    order = torch.tensor([theirs[name] for name in classes])
+    adopted = load_model(model, task, classes)
+    head = [module for module in adopted.modules() if isinstance(module, torch.nn.Linear) and module.out_features == len(classes)][-1]
+    with torch.no_grad():
+        head.weight.copy_(head.weight[order].clone())
+        if head.bias is not None:
+            head.bias.copy_(head.bias[order].clone())
+    save(adopted, load_tokenizer(model), out)
+
+
+def fine_tune(
+    model: Path,
+    out: Path,
+    texts: Sequence[str],
+    labels: npt.NDArray[np.int64],
+    classes: list[str],
+    task: str,
+    options: Teacher,
+    max_tokens: int,
+    precision: str,
+    seed: int,
+    checkpoints: Path,
+) -> None:
+    """Teach the model the task with plain cross-entropy on the labels; writes a float32 model folder under `out`."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    torch.manual_seed(seed)  # the new head starts the same way each time
+    learner = load_model(model, task, classes, **_loading(options))
+    if options.load != "float32":
+        learner = _with_adapters(learner)
+    tokenizer = load_tokenizer(model, max_tokens)
+    tokens = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+    steps = options.epochs * -(-len(texts) // options.batch_size)
+    learner.train()
+    train(
+        learner,
+        tokens,
+        {"labels": labels},
+        lambda outputs, batch: cross_entropy(outputs.logits.float(), batch["labels"]),
+        Schedule(steps, options.learning_rate, options.batch_size, precision, seed),
+        pad_id=learner.config.pad_token_id or 0,
+        checkpoints=checkpoints,
+        label="fine-tuning the teacher",
+    )
+    if options.load != "float32":
+        with quiet():
+            learner = learner.merge_and_unload().dequantize().float()
+            if hasattr(learner.config, "quantization_config"):
+                del learner.config.quantization_config
+    save(learner, load_tokenizer(model), out)
+
+
+def logits(
+    model: Path, texts: Sequence[str], classes: list[str], task: str, options: Teacher, max_tokens: int, precision: str
+) -> npt.NDArray[np.float32]:
+    """The teacher's logits, float32 [len(texts), classes]. Texts of like length share a batch, so little is spent on padding."""
+    import torch
+
+    loaded = _cached_model(str(model), task, tuple(classes), options.load)
+    tokenizer = load_tokenizer(model, max_tokens)
+    tokens = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+    out = np.empty((len(texts), len(classes)), dtype=np.float32)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+        for places in batches_by_length([len(row) for row in tokens]):
+            batch = {name: torch.from_numpy(values) for name, values in pad([tokens[p] for p in places], loaded.config.pad_token_id or 0).items()}
+            out[places] = loaded(**batch).logits.float().numpy()
+    return out
+
+
+def batches_by_length(lengths: Sequence[int], tokens_a_batch: int = TOKENS_A_BATCH) -> list[list[int]]:
+    """Row numbers in batches of like length: sorted by length, as many rows a batch as fit `tokens_a_batch` after padding."""
+    batches: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > tokens_a_batch:
+            batches.append([])
+        batches[-1].append(place)
+    return batches
+
+
+_last_model: dict[tuple[Any, ...], Any] = {}
+
+
+def _cached_model(model: str, task: str, classes: tuple[str, ...], load: str) -> Any:
+    """The model that was asked last stays loaded: labelling asks shard by shard."""
+    key = (model, task, classes, load)
+    if key not in _last_model:
+        _last_model.clear()
+        _last_model[key] = load_model(Path(model), task, list(classes), **_loading(Teacher(model=model, load=load)))  # type: ignore[arg-type]
+    return _last_model[key]
+
+
+def _loading(options: Teacher) -> dict[str, Any]:
+    """What from_pretrained needs for the wanted precision. The head stays in float: it is small and decides."""
+    if options.load == "float32":
+        return {"dtype": "float32"}
+    try:
+        import bitsandbytes  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise missing_extra(error, f'teacher.load = "{options.load}"') from error
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    keep = ["classifier", "pooler", "score", "pre_classifier"]
+    if options.load == "8bit":
+        wanted = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=keep)
+    else:
+        wanted = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32, llm_int8_skip_modules=keep
+        )
+    return {"quantization_config": wanted, "device_map": {"": "cpu"}}
+
+
+def _with_adapters(model: Any) -> Any:
+    """LoRA on every linear layer of the encoder; the head learns in full."""
+    try:
+        from peft import LoraConfig, TaskType, get_peft_model
+    except ModuleNotFoundError as error:
+        raise missing_extra(error, "fine-tuning a teacher in 8 or 4 bits") from error
+    with quiet():
+        adapted = get_peft_model(model, LoraConfig(task_type=TaskType.SEQ_CLS, r=16, lora_alpha=32, target_modules="all-linear"))
+    if not any(parameter.requires_grad for parameter in adapted.parameters()):
+        raise StageError("no layer of the teacher takes an adapter.", write='Write load = "float32" under [teacher].')
+    return adapted

@@ -1,0 +1,159 @@
+"""One training loop for teacher and student: the Hugging Face Trainer, set up for small models on a CPU.
+
+The Trainer brings what a loop of our own would have to grow: several processes (through accelerate and torch.distributed), bf16, gradient
+clipping, and checkpoints from which a killed run goes on at the same step with the same data order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgedistill.progress import tick
+
+Loss = Callable[[Any, dict[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to learn. steps: optimizer steps. batch_size: rows a step and process. warmup: share of the steps."""
+
+    steps: int
+    learning_rate: float
+    batch_size: int
+    precision: str
+    seed: int
+    warmup: float = 0.06
+    weight_decay: float = 0.01
+
+
+def best_precision() -> str:
+    """ "bf16" where this CPU multiplies bfloat16 in hardware (AVX512-BF16, AMX), else "float32"."""
+    import torch
+
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return "bf16" if any(check() for check in checks if check) else "float32"
+
+
+def train(
+    model: Any,
+    tokens: Sequence[Sequence[int]],
+    columns: Mapping[str, np.ndarray],
+    loss: Loss,
+    schedule: Schedule,
+    *,
+    pad_id: int,
+    checkpoints: Path,
+    label: str,
+) -> None:
+    """Train `model` in place. Goes on from the newest checkpoint under `checkpoints` when there is one.
+
+    tokens: token ids of each row. columns: what the loss reads beside the model's outputs, one entry a row.
+    loss: (outputs, batch) → scalar tensor. label: what the progress is called.
+    """
+    import torch
+    from torch.utils.data import Dataset
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    class Rows(Dataset):  # type: ignore[misc,type-arg]  # torch's stubs make Dataset Any under strict settings
+        def __len__(self) -> int:
+            return len(tokens)
+
+        def __getitem__(self, row: int) -> dict[str, Any]:
+            # "input_ids" is what the Trainer's length sampler looks at.
+            return {"input_ids": tokens[row], "row": row}
+
+    def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = pad([row["input_ids"] for row in rows], pad_id)
+        places = [row["row"] for row in rows]
+        return {name: torch.from_numpy(np.asarray(values)) for name, values in batch.items()} | {
+            name: torch.from_numpy(values[places]) for name, values in columns.items()
+        }
+
+    class Learner(Trainer):  # type: ignore[misc]
+        def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
+            outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+            value = loss(outputs, inputs)
+            return (value, outputs) if return_outputs else value
+
+    class Progress(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.is_world_process_zero:
+                tick(label, state.global_step, state.max_steps)
+
+    arguments = dict(
+        output_dir=str(checkpoints),
+        max_steps=schedule.steps,
+        per_device_train_batch_size=schedule.batch_size,
+        learning_rate=schedule.learning_rate,
+        warmup_steps=int(schedule.warmup * schedule.steps),
+        weight_decay=schedule.weight_decay,
+        lr_scheduler_type="linear",
+        optim="adamw_torch_fused",
+        bf16=schedule.precision == "bf16",
+        use_cpu=True,
+        seed=schedule.seed,
+        data_seed=schedule.seed,
+        train_sampling_strategy="group_by_length",
+        save_strategy="steps",
+        save_steps=max(schedule.steps // 8, 25),
+        save_total_limit=1,
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        ddp_backend="gloo" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
+    )
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    with quiet():
+        trainer = Learner(
+            model=model, args=TrainingArguments(**arguments), train_dataset=Rows(), data_collator=collate, callbacks=[Progress()]
+        )
+        trainer.train(resume_from_checkpoint=_newest(checkpoints))
+    model.eval()
+
+
+def pad(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, np.ndarray]:
+    """Rows of ids → input_ids and attention_mask, int64 [rows, longest]."""
+    longest = max(map(len, rows))
+    ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
+    mask = np.zeros((len(rows), longest), dtype=np.int64)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)] = row
+        mask[place, : len(row)] = 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def _newest(checkpoints: Path) -> str | None:
+    """The newest whole checkpoint. trainer_state.json is written last, so a folder without it was cut off by a kill."""
+    whole = [folder for folder in checkpoints.glob("checkpoint-*") if (folder / "trainer_state.json").is_file()]
+    return str(max(whole, key=lambda folder: int(folder.name.split("-")[1]))) if whole else None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Stages print nothing: hold back what the libraries would write."""
+    import transformers
+
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+        transformers.logging.set_verbosity(before)
