@@ -5,6 +5,7 @@ the operations to be rough, as in TinyBERT (arXiv:1909.10351, §4.2), which repl
 and swaps. Pure Python; the same texts and seed give the same result.
 
 - replace: words exchanged for others seen between the same neighbours, P(w') ∝ count(left, w') · count(w', right) over the texts themselves
+- similar: words exchanged for near ones in a token table, such as the teacher's own; brings in words that the texts lack
 - delete: each word dropped with a small probability
 - recombine: the head of one text and the tail of another, joined where both have the same word
 - typo: letters swapped, dropped, doubled or mistaken
@@ -19,9 +20,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 
+import numpy as np
+import numpy.typing as npt
+
 BEGIN, END = "\x02", "\x03"  # stand for the edges of a text in the bigram counts
 DELETED = 0.15  # probability that `delete` drops a word
 MOST_REPLACED = 3
+NEAREST = 8  # neighbours that `similar` chooses from
+COMMONEST = 60  # words too common to have a meaning of their own: `similar` leaves them
 SECOND = 0.5  # probability that a second operation follows on the first
 TRIES = 8  # a text may not be fit for an operation, or give a text that is there already
 
@@ -29,9 +35,13 @@ Operation = Callable[[list[str], random.Random], list[str] | None]
 
 
 class Augmenter:
-    """Holds the bigram counts and word positions of a corpus; linear in its size."""
+    """Holds the bigram counts and word positions of a corpus; linear in its size.
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    near: lower-case word → words that may stand in its place, for `similar`.
+    """
+
+    def __init__(self, texts: Sequence[str], near: Mapping[str, Sequence[str]] | None = None) -> None:
+        self._near = near or {}
         self.rows = [words for words in (text.split() for text in texts) if words]
         self._after: dict[str, Counter[str]] = defaultdict(Counter)
         self._before: dict[str, Counter[str]] = defaultdict(Counter)
@@ -103,6 +113,17 @@ class Augmenter:
             self._slots[left, right] = (words, list(accumulate(few[word] * many[word] for word in words)))
         return self._slots[left, right]
 
+    def similar(self, words: list[str], draw: random.Random) -> list[str] | None:
+        places = [place for place, word in enumerate(words) if word.lower() in self._near]
+        if not places:
+            return None
+        out = list(words)
+        for place in draw.sample(places, min(len(places), draw.randint(1, MOST_REPLACED))):
+            near = self._near[out[place].lower()]
+            word = near[draw.randrange(len(near))]
+            out[place] = word.capitalize() if out[place][0].isupper() else word
+        return out
+
     def delete(self, words: list[str], draw: random.Random) -> list[str] | None:
         if len(words) < 3:
             return None
@@ -148,3 +169,29 @@ class Augmenter:
 
 def _drawn(operations: Sequence[Operation], shares: Sequence[float], draw: random.Random) -> Operation:
     return operations[bisect(shares, draw.random() * shares[-1], 0, len(shares) - 1)]
+
+
+def neighbours(texts: Iterable[str], vocabulary: Mapping[str, int], table: npt.NDArray[np.float32]) -> dict[str, list[str]]:
+    """Word of `texts` → the NEAREST whole words of a tokenizer's vocabulary by cosine in its embedding table.
+
+    vocabulary: token → row. table: float [rows, width]; its mean is taken off first, since all rows share a large common direction
+    (arXiv:1702.01417). Words are what is at least three letters, whole in the vocabulary.
+    """
+    counts = Counter(word for text in texts for word in set(text.lower().split()))
+    common = {word for word, _ in counts.most_common(COMMONEST)}
+    whole = sorted((row, word) for word, row in vocabulary.items() if len(word) >= 3 and word.isalpha())
+    asked = sorted(word for word in counts if word in vocabulary and len(word) >= 3 and word.isalpha() and word not in common)
+    if not asked or len(whole) <= NEAREST:
+        return {}
+    centred = table - table.mean(axis=0)
+    centred /= np.linalg.norm(centred, axis=1, keepdims=True) + 1e-9
+    candidates = centred[[row for row, _ in whole]]
+    near: dict[str, list[str]] = {}
+    for begin in range(0, len(asked), 1024):
+        part = asked[begin : begin + 1024]
+        likeness = centred[[vocabulary[word] for word in part]] @ candidates.T
+        best = np.argpartition(-likeness, NEAREST + 1, axis=1)[:, : NEAREST + 1]
+        for word, row, places in zip(part, likeness, best, strict=True):
+            ranked = sorted(places, key=lambda place: (-row[place], place))
+            near[word] = [whole[place][1] for place in ranked if whole[place][1] != word][:NEAREST]
+    return near

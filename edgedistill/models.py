@@ -9,6 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from edgedistill.errors import SourceError
 from edgedistill.training import quiet
 
@@ -79,6 +82,19 @@ def load_tokenizer(folder: Path, max_tokens: int | None = None) -> Any:
     if max_tokens is not None:
         tokenizer.enable_truncation(max_tokens)
     return tokenizer
+
+
+def token_table(folder: Path) -> tuple[dict[str, int], npt.NDArray[np.float32]]:
+    """A model's vocabulary and its token embeddings, float32 [tokens, width], read without building the model."""
+    from safetensors import safe_open
+
+    vocabulary = load_tokenizer(folder).get_vocab()
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  # not a dict
+                if name.endswith(("word_embeddings.weight", "embed_tokens.weight", "tok_embeddings.weight", "wte.weight")):
+                    return vocabulary, tensors.get_tensor(name).float().numpy()
+    return {}, np.zeros((0, 1), np.float32)
 
 
 def normalized(config: Any) -> Any:

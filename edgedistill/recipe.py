@@ -78,8 +78,8 @@ class Transfer(Section):
     """`[transfer]`: the unlabelled texts that the teacher labels for the student."""
 
     growth: float = Field(8, ge=1, le=100, description="size of the transfer set, in multiples of the training rows")
-    methods: dict[Literal["delete", "replace", "recombine", "typo", "case"], float] = Field(
-        default_factory=lambda: {"delete": 1.0, "replace": 3.0, "recombine": 4.0, "typo": 0.5, "case": 0.5},
+    methods: dict[Literal["delete", "replace", "similar", "recombine", "typo", "case"], float] = Field(
+        default_factory=lambda: {"replace": 0.25, "similar": 0.4, "recombine": 0.2, "delete": 0.1, "typo": 0.03, "case": 0.02},
         description="label-free augmentation and the share of each",
     )
 
@@ -90,6 +90,7 @@ class Student(Section):
     family: str = Field("auto", description="a file in students/, or auto")
     start: str | None = Field(None, description="source of another encoder to cut; else the student is cut from the teacher")
     layers: int | list[int] | None = Field(None, description="how many layers to keep, or which (from 0); else as the family thinks best")
+    ffn: int | None = Field(None, ge=8, description="width of the feed-forward part of each layer, pruned by importance; else as it was")
     vocabulary: Literal["task", "full"] = Field("task", description="task keeps the tokens that the data can produce")
     max_tokens: int = Field(128, ge=8, le=8192, description="longer inputs are cut off, tokens")
 

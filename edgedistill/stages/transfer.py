@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgedistill.augment import Augmenter
+from edgedistill.augment import Augmenter, neighbours
+from edgedistill.models import load_tokenizer, token_table
 from edgedistill.recipe import Transfer
 from edgedistill.stages.prepare import near_duplicates, normalised
 from edgedistill.store import Stage
@@ -28,7 +29,7 @@ class Params:
     seed: int
 
 
-def run(out: Path, params: Params, *, prepared: Path) -> None:
+def run(out: Path, params: Params, *, prepared: Path, model: Path) -> None:
     """Writes `transfer.parquet` (training rows first, with their labels; the rest -1) and `facts.json` (how many rows of which origin)."""
     train, test = read_rows(prepared / "train.parquet"), read_rows(prepared / "test.parquet")
     traffic = read_rows(prepared / "traffic.parquet").texts if (prepared / "traffic.parquet").is_file() else []
@@ -37,7 +38,8 @@ def run(out: Path, params: Params, *, prepared: Path) -> None:
     seeds = [*train.texts, *traffic]
     wanted = round(params.transfer.growth * len(train)) - len(seeds)
     # Case changes must count as new texts, yet a test text in other case must not come out: two forms, two checks.
-    grown = Augmenter(seeds).grow(max(0, wanted), params.transfer.methods, params.seed, [*seeds, *test.texts], _as_written)
+    near = neighbours(seeds, *token_table(model)) if params.transfer.methods.get("similar") else None
+    grown = Augmenter(seeds, near).grow(max(0, wanted), params.transfer.methods, params.seed, [*seeds, *test.texts], _as_written)
     tested = [normalised(text) for text in test.texts]
     forms = set(tested)
     clean = [text for text in grown if normalised(text) not in forms]
@@ -63,4 +65,4 @@ def _as_written(text: str) -> str:
     return " ".join(text.split())
 
 
-TRANSFER = Stage("transfer", 1, run, ("datasketch", "pyarrow"))
+TRANSFER = Stage("transfer", 1, run, ("datasketch", "pyarrow", "numpy"))

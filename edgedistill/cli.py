@@ -1,0 +1,415 @@
+"""The verbs. The only place that prints or exits."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgedistill.errors import EdgedistillError, InputError, missing_extra
+
+if TYPE_CHECKING:
+    from edgedistill.pipeline import Outcome
+    from edgedistill.report import Report, State
+    from edgedistill.stages.select import Choice
+    from edgedistill.store import Artifact
+
+app = typer.Typer(
+    help="Distill a student for a narrow task, quantize it, export it per target, and prove that it keeps the answers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
+Targets = Annotated[list[str] | None, typer.Option("--target", "-t", help="Target by name or path; over the recipe's own. Repeatable.")]
+EXIT = {"PASS": 0, "FAIL": 1, "UNDECIDED": 3}
+
+
+@app.callback()
+def _everywhere(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    Debug.on = debug
+
+
+class Debug:
+    """Whether `--debug` was given."""
+
+    on = False
+
+
+@app.command()
+def compile(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a TOML file.")],
+    target: Targets = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where bundles and reports go; default out/NAME.")] = None,
+    until: Annotated[str, typer.Option("--until", help="Stop after this stage: prepare, teach, distill, export, quantize, benchmark, select.")] = "bundle",
+    as_json: AsJson = False,
+) -> None:
+    """Build everything the recipe asks for: one measured bundle a target.
+
+    Exit codes: 0 every budget met, 1 a budget missed, 2 wrong input, 3 undecided, 4 a stage failed.
+    """
+    import typing
+
+    from edgedistill import pipeline
+    from edgedistill.recipe import read_recipe
+
+    if until not in typing.get_args(pipeline.Until):
+        raise pipeline.unknown_until(until)
+    with _progress() as on_stage:
+        outcomes = pipeline.compile(read_recipe(recipe), targets=target or [], out=out, until=until, on_stage=on_stage)  # type: ignore[arg-type]
+    if as_json:
+        _json([_outcome_json(outcome) for outcome in outcomes])
+    for outcome in outcomes if not as_json else []:
+        _table(outcome.report, outcome.choice)
+        _delivered(outcome)
+    raise typer.Exit(_exit_code([outcome.choice.state for outcome in outcomes]))
+
+
+@app.command()
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a TOML file.")],
+    target: Targets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what compile would run, what is cached, how long and how large. Runs nothing."""
+    from edgedistill import pipeline
+    from edgedistill.recipe import read_recipe
+
+    steps = pipeline.plan(read_recipe(recipe), targets=target or [])
+    if as_json:
+        return _json([vars(step) for step in steps])
+    from rich.table import Table
+
+    table = Table("stage", "what", "state", "time", "size", title=f"plan of {recipe}")
+    for step in steps:
+        seconds = "?" if step.seconds is None else f"{step.seconds:.0f} s" if step.cached else f"about {step.seconds:.0f} s"
+        size = f"{step.megabytes:.1f} MB" if step.megabytes is not None else ""
+        table.add_row(step.stage, step.what, "cached" if step.cached else "to do", seconds, size)
+    _console().print(table)
+    todo = [step for step in steps if not step.cached]
+    known = sum(step.seconds or 0 for step in todo)
+    unknown = sum(step.seconds is None for step in todo)
+    more = f", and {unknown} stages that never ran here" if unknown else ""
+    _console().print(f"{len(todo)} of {len(steps)} stages to do, about {known / 60:.1f} minutes{more}." if todo else "Nothing to do: all is cached.")
+    return None
+
+
+@app.command()
+def bench(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    target: Annotated[str | None, typer.Option("--target", "-t", help="Measure for this target instead of the bundle's own.")] = None,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Raw samples as CSV on stdout.")] = False,
+) -> None:
+    """Measure a bundle again on this machine, and hold it against its budget."""
+    from edgedistill.stages.bench import bench as measure
+    from edgedistill.stages.bench import samples_csv
+
+    result = measure(bundle, target)
+    if as_json:
+        _json(result.as_json())
+    elif as_csv:
+        sys.stdout.write(samples_csv(result))
+    else:
+        for line in result.lines():
+            _console().print(line)
+    raise typer.Exit(EXIT[result.state])
+
+
+@app.command()
+def verify(bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")], as_json: AsJson = False) -> None:
+    """Check a bundle's digests and golden vectors on the runtime. Needs no torch: CI on a device calls this."""
+    from edgedistill.stages.verify import summary
+    from edgedistill.stages.verify import verify as check
+
+    result = check(bundle)
+    if as_json:
+        _json({**vars(result), "good": result.good})
+    else:
+        print(summary(result))
+    raise typer.Exit(0 if result.good else 1)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="A bundle or a run.")],
+    b: Annotated[Path, typer.Argument(help="The bundle or run to hold against it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare what two bundles or runs shipped, row by row."""
+    from edgedistill.stages.compare import compare as pair
+
+    result = pair(a, b)
+    if as_json:
+        return _json(vars(result))
+    for line in result.lines():
+        _console().print(line)
+    return None
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of one target that compile wrote.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The page; default RUN/report.html.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the run's report as one self-contained HTML page."""
+    from edgedistill.stages.page import render_run
+
+    page = out or run / "report.html"
+    page.write_text(render_run(run), encoding="utf-8")
+    if as_json:
+        _json({"page": str(page)})
+    else:
+        print(page)
+
+
+@app.command()
+def init(
+    data: Annotated[Path, typer.Argument(help="A csv, tsv, jsonl or parquet file with texts and labels.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The recipe to write; default recipe.toml beside the data.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a recipe that is there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look at a data file, say what is in it, and write a recipe for it."""
+    from edgedistill.stages.init import describe, look, write_recipe
+    from edgedistill.store import plain
+
+    recipe = out or data.parent / "recipe.toml"
+    profile = look(data)
+    if recipe.exists() and not force:
+        raise InputError("there is a recipe already.", where=str(recipe), write="Give another name with --out, or --force to write over it.")
+    train = str(data.resolve().relative_to(recipe.parent.resolve())) if data.resolve().is_relative_to(recipe.parent.resolve()) else str(data.resolve())
+    recipe.write_text(write_recipe(profile, train=train), encoding="utf-8")
+    if as_json:
+        return _json({"recipe": str(recipe), "profile": plain(profile)})
+    for line in describe(profile):
+        print(line)
+    print(f"\nWrote {recipe}. Next: edgedistill plan {recipe}")
+    return None
+
+
+@app.command()
+def targets(name: Annotated[str | None, typer.Argument(help="One target, in full.")] = None, as_json: AsJson = False) -> None:
+    """List the targets, or show one."""
+    from edgedistill import plugins
+    from edgedistill.target import find_target, target_names
+
+    chosen = [find_target(one) for one in ([name] if name else target_names())]
+    if as_json:
+        return _json([one.model_dump(mode="json") for one in chosen])
+    if name:
+        import tomllib  # noqa: F401  # the file is TOML; shown as it is read
+
+        for key, value in chosen[0].model_dump(mode="json", exclude_none=True).items():
+            print(f"{key}: {value}")
+        return None
+    from rich.table import Table
+
+    table = Table("target", "what", "runtime", "budget", "from here")
+    for one in chosen:
+        budget = ", ".join(f"{key} {value:g}" for key, value in one.budget.model_dump(exclude_none=True).items())
+        table.add_row(one.name, one.about, f"{one.runtime}, {one.threads} thr.", budget, plugins.find("links", one.link.kind).HOW)
+    _console().print(table)
+    return None
+
+
+@app.command()
+def schema(out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write recipe.schema.json and target.schema.json.")] = None) -> None:
+    """Print the JSON Schemas of recipes and targets."""
+    from edgedistill.recipe import Recipe
+    from edgedistill.target import Target
+
+    schemas = {"recipe": Recipe.model_json_schema(), "target": Target.model_json_schema()}
+    if out is None:
+        return _json(schemas)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, document in schemas.items():
+        (out / f"{name}.schema.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return None
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine can run and what is missing."""
+    from edgedistill.stages.doctor import examine
+
+    found = examine()
+    if as_json:
+        return _json(found)
+    for group, facts in found.items():
+        print(f"{group}:")
+        for name, value in facts.items():
+            print(f"  {name}: {value}")
+    return None
+
+
+def main() -> None:
+    """The console command. Turns every error into one paragraph and its exit code."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as leave:
+        sys.exit(leave.exit_code)
+    except EdgedistillError as error:
+        _fail(error)
+    except ModuleNotFoundError as error:
+        _fail(missing_extra(error, "this verb"))
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopped. What was finished is kept; the same command goes on from there.\n")
+        sys.exit(130)
+    except Exception as error:
+        _usage_or_raise(error)
+
+
+def _usage_or_raise(error: Exception) -> None:
+    """typer's own complaints about arguments are the user's input being wrong: exit 2."""
+    if hasattr(error, "show") and hasattr(error, "exit_code"):
+        error.show()
+        sys.exit(2)
+    if type(error).__name__ == "Abort":
+        sys.exit(130)
+    raise error
+
+
+def _fail(error: EdgedistillError) -> None:
+    if Debug.on:
+        import traceback
+
+        traceback.print_exc()
+    sys.stderr.write(f"Error: {error.paragraph()}\n")
+    sys.exit(error.exit_code)
+
+
+# --- what people see ------------------------------------------------------------------------------------------------------------------
+
+
+def _json(document: Any) -> None:
+    sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    # A log has no width of its own: wide enough that no table is cut.
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Artifact], None]]:
+    """Bars with time left on a terminal, plain lines in a log; both on stderr."""
+    from edgedistill.progress import listening
+
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description:<36}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bars:
+            tasks: dict[str, Any] = {}
+
+            def tick(label: str, done: int, total: int) -> None:
+                if label not in tasks:
+                    tasks[label] = bars.add_task(label, total=total)
+                bars.update(tasks[label], completed=done, total=total)
+
+            with listening(tick):
+                yield lambda artifact: bars.console.print(_stage_line(artifact))
+        return
+    last: dict[str, float] = {}
+
+    def line(label: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done == total or now - last.setdefault(label, now) > 20:
+            last[label] = now
+            sys.stderr.write(f"  {label}: {done} of {total}\n")
+            sys.stderr.flush()
+
+    def stage(artifact: Artifact) -> None:
+        sys.stderr.write(_stage_line(artifact) + "\n")
+        sys.stderr.flush()
+
+    with listening(line):
+        yield stage
+
+
+def _stage_line(artifact: Artifact) -> str:
+    state = "cached" if artifact.cached else f"{artifact.seconds:.1f} s"
+    return f"{artifact.stage:<10} {artifact.key[:12]}  {state}"
+
+
+def _table(report: Report, choice: Choice) -> None:
+    """The comparison that everything was done for."""
+    from rich.table import Table
+
+    from edgedistill.report import accuracy, flips, overall, percentile_ms, speed_up, verdicts
+
+    table = Table(title=f"{report.name} on {report.target['name']} ({report.how}; {report.where})")
+    for name in ("variant", "size MB", "p50 ms", "p90 ms", "p99 ms", "peak MB", "× teacher", "accuracy [95 %]", "flips (lost/won)", "budget"):
+        table.add_column(name, justify="left" if name == "variant" else "right", no_wrap=True)
+    for variant in report.variants:
+        timings, right = variant.timings.get("real"), accuracy(report, variant)
+        times = [f"{percentile_ms(timings, share).value:.2f}" if timings else "–" for share in (0.5, 0.9, 0.99)]
+        factor, changed = speed_up(variant, report.teacher), flips(report, variant, report.teacher)
+        table.add_row(
+            f"{variant.name} ◀" if variant.name == choice.chosen else variant.name,
+            f"{variant.size_bytes / 1e6:.2f}",
+            *times,
+            f"{variant.peak_bytes / 1e6:.0f}" if variant.peak_bytes else "–",
+            f"{factor:.1f}" if factor else "–",
+            f"{100 * right.value:.1f} [{100 * right.low:.1f}–{100 * right.high:.1f}]",
+            "–" if variant is report.teacher else f"{changed.total} ({changed.lost}/{changed.won})",
+            overall(verdicts(report, variant)) if variant.role == "student" else "",
+        )
+    _console().print(table)
+
+
+def _delivered(outcome: Outcome) -> None:
+    from edgedistill.report import accuracy_difference
+
+    report, choice = outcome.report, outcome.choice
+    for reason in choice.reasons:
+        print(reason)
+    for name, why in choice.rejected.items():
+        print(f"Not {name}: {why}.")
+    for advice in choice.advice:
+        print(advice)
+    base = next(variant for variant in report.students if variant.scheme == "float")
+    words = {"control: labels alone": "Distillation gain", "control: training rows alone": "What the transfer set bought"}
+    for control in (variant for variant in report.variants if variant.role == "control"):
+        gain = accuracy_difference(report, base, control)
+        print(f"{words.get(control.name, control.name)}: {100 * gain.value:+.1f} points [{100 * gain.low:+.1f} to {100 * gain.high:+.1f}].")
+    print(f"Report: {outcome.page}")
+    print(f"Bundle: {outcome.bundle}" if outcome.bundle else "No bundle was written, since no student meets the budget.")
+
+
+def _outcome_json(outcome: Outcome) -> dict[str, Any]:
+    from edgedistill.report import summary
+
+    return {
+        "target": outcome.target,
+        "state": outcome.choice.state,
+        "chosen": outcome.choice.chosen,
+        "reasons": outcome.choice.reasons,
+        "rejected": outcome.choice.rejected,
+        "advice": outcome.choice.advice,
+        "variants": summary(outcome.report),
+        "bundle": str(outcome.bundle) if outcome.bundle else None,
+        "report": str(outcome.page),
+    }
+
+
+def _exit_code(states: list[State]) -> int:
+    return 1 if "FAIL" in states else 3 if "UNDECIDED" in states else 0
+
+
+if __name__ == "__main__":
+    main()
