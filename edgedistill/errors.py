@@ -81,3 +81,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close:
         return f'Did you mean "{close[0]}"?'
     return f"Known: {', '.join(names)}." if names else ""
+
+
+def missing_extra(error: ModuleNotFoundError, who: str) -> MissingExtraError:
+    """The one error for a package that is not installed: says who needs it and the command that installs it."""
+    return MissingExtraError(
+        f"{who} needs the package {error.name}, which is not installed.", write="Run: pip install 'edgedistill[compile]'"
+    )

@@ -12,7 +12,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 
-from edgedistill.errors import MissingExtraError, RecipeError, nearest
+from edgedistill.errors import RecipeError, missing_extra, nearest
 
 FOLDERS = ("tasks", "teachers", "students", "losses", "exporters", "quantizers", "runtimes", "links")
 
@@ -36,13 +36,6 @@ def find(folder: str, name: str, *, where: str = "") -> ModuleType:
     except ModuleNotFoundError as error:
         raise missing_extra(error, f"{folder}/{name}") from error
     raise RecipeError(f'there is no {_singular(folder)} called "{name}".', where=where, write=nearest(name, names(folder)))
-
-
-def missing_extra(error: ModuleNotFoundError, who: str) -> MissingExtraError:
-    """The one error for a package that is not installed: says who needs it and the command that installs it."""
-    return MissingExtraError(
-        f"{who} needs the package {error.name}, which is not installed.", write="Run: pip install 'edgedistill[compile]'"
-    )
 
 
 def _singular(folder: str) -> str:

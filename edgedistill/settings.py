@@ -61,7 +61,7 @@ def _explain(problem: Any, model: type[BaseModel]) -> str:
     message = message[0].lower() + message[1:]
     given = problem.get("input")
     shown = "" if isinstance(given, (dict, list, BaseModel)) or problem["type"] == "value_error" else f", got {given!r}"
-    return f"{key or 'file'}: {message}{shown}".rstrip(".") + "."
+    return f"{key or 'file'}: {message}{shown}".rstrip(".") + ("" if message.endswith("?") else ".")
 
 
 def _is_type_tag(part: object) -> bool:

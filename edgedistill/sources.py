@@ -137,7 +137,11 @@ def unzip(archive: Path, out: Path) -> None:
 def _last_words(stderr: str) -> str:
     """The line of pip's complaint that says what is wrong, without any address."""
     lines = [line for line in stderr.splitlines() if line.startswith("ERROR")] or stderr.splitlines() or ["no message"]
-    return re.sub(r"https?://\S+", "the package index", lines[-1].removeprefix("ERROR: ")).strip().rstrip(".") + "."
+    return _without_address(lines[-1].removeprefix("ERROR: "), "the package index").strip().rstrip(".") + "."
+
+
+def _without_address(text: str, name: str) -> str:
+    return re.sub(r"https?://\S+", name, text)
 
 
 def _advice(stderr: str) -> str:
@@ -164,7 +168,7 @@ def _from_hub(spec: str, where: str) -> tuple[Path, str]:
             raise  # the disk, not the hub
         first = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
         raise SourceError(
-            f"{spec} is neither in the local hub cache nor can it be fetched: {re.sub(r'https?://\S+', 'the hub', first)}",
+            f"{spec} is neither in the local hub cache nor can it be fetched: {_without_address(first, 'the hub')}",
             where=where,
             write="Is the hub in reach, is the name right, and may you read it (hf auth login)?",
         ) from problem
