@@ -75,7 +75,9 @@ def read_bundle(folder: Path) -> Manifest:
             )
     for needed in (manifest.model, manifest.tokenizer, "golden.jsonl"):
         if needed not in manifest.files:
-            raise BundleError(f'the manifest gives no digest for "{needed}".', where=str(folder / MANIFEST), write="Compile the bundle anew.")
+            raise BundleError(
+                f'the manifest gives no digest for "{needed}".', where=str(folder / MANIFEST), write="Compile the bundle anew."
+            )
     return manifest
 
 
@@ -106,7 +108,9 @@ def _inside(folder: Path, name: str) -> Path:
     path = PurePosixPath(name)
     file = folder / path
     if path.is_absolute() or ".." in path.parts or "\\" in name or not file.resolve().is_relative_to(folder.resolve()):
-        raise BundleError(f'the manifest names "{name}", which lies outside the bundle.', where=str(folder), write="Do not use this bundle.")
+        raise BundleError(
+            f'the manifest names "{name}", which lies outside the bundle.', where=str(folder), write="Do not use this bundle."
+        )
     return file
 
 
@@ -133,4 +137,6 @@ def read_golden(path: Path) -> Iterator[Golden]:
             try:
                 yield Golden(**json.loads(line))
             except (json.JSONDecodeError, TypeError) as problem:
-                raise BundleError(f"line {number} is no golden vector: {problem}.", where=str(path), write="Copy the bundle again.") from None
+                raise BundleError(
+                    f"line {number} is no golden vector: {problem}.", where=str(path), write="Copy the bundle again."
+                ) from None

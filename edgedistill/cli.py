@@ -50,7 +50,9 @@ def compile(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a TOML file.")],
     target: Targets = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where bundles and reports go; default out/NAME.")] = None,
-    until: Annotated[str, typer.Option("--until", help="Stop after this stage: prepare, teach, distill, export, quantize, benchmark, select.")] = "bundle",
+    until: Annotated[
+        str, typer.Option("--until", help="Stop after this stage: prepare, teach, distill, export, quantize, benchmark, select.")
+    ] = "bundle",
     as_json: AsJson = False,
 ) -> None:
     """Build everything the recipe asks for: one measured bundle a target.
@@ -99,7 +101,9 @@ def plan(
     known = sum(step.seconds or 0 for step in todo)
     unknown = sum(step.seconds is None for step in todo)
     more = f", and {unknown} stages that never ran here" if unknown else ""
-    _console().print(f"{len(todo)} of {len(steps)} stages to do, about {known / 60:.1f} minutes{more}." if todo else "Nothing to do: all is cached.")
+    _console().print(
+        f"{len(todo)} of {len(steps)} stages to do, about {known / 60:.1f} minutes{more}." if todo else "Nothing to do: all is cached."
+    )
     return None
 
 
@@ -187,8 +191,14 @@ def init(
     recipe = out or data.parent / "recipe.toml"
     profile = look(data)
     if recipe.exists() and not force:
-        raise InputError("there is a recipe already.", where=str(recipe), write="Give another name with --out, or --force to write over it.")
-    train = str(data.resolve().relative_to(recipe.parent.resolve())) if data.resolve().is_relative_to(recipe.parent.resolve()) else str(data.resolve())
+        raise InputError(
+            "there is a recipe already.", where=str(recipe), write="Give another name with --out, or --force to write over it."
+        )
+    train = (
+        str(data.resolve().relative_to(recipe.parent.resolve()))
+        if data.resolve().is_relative_to(recipe.parent.resolve())
+        else str(data.resolve())
+    )
     recipe.write_text(write_recipe(profile, train=train), encoding="utf-8")
     if as_json:
         return _json({"recipe": str(recipe), "profile": plain(profile)})
@@ -224,7 +234,9 @@ def targets(name: Annotated[str | None, typer.Argument(help="One target, in full
 
 
 @app.command()
-def schema(out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write recipe.schema.json and target.schema.json.")] = None) -> None:
+def schema(
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write recipe.schema.json and target.schema.json.")] = None,
+) -> None:
     """Print the JSON Schemas of recipes and targets."""
     from edgedistill.recipe import Recipe
     from edgedistill.target import Target
@@ -353,7 +365,18 @@ def _table(report: Report, choice: Choice) -> None:
     from edgedistill.report import accuracy, flips, overall, percentile_ms, speed_up, verdicts
 
     table = Table(title=f"{report.name} on {report.target['name']} ({report.how}; {report.where})")
-    for name in ("variant", "size MB", "p50 ms", "p90 ms", "p99 ms", "peak MB", "× teacher", "accuracy [95 %]", "flips (lost/won)", "budget"):
+    for name in (
+        "variant",
+        "size MB",
+        "p50 ms",
+        "p90 ms",
+        "p99 ms",
+        "peak MB",
+        "× teacher",
+        "accuracy [95 %]",
+        "flips (lost/won)",
+        "budget",
+    ):
         table.add_column(name, justify="left" if name == "variant" else "right", no_wrap=True)
     for variant in report.variants:
         timings, right = variant.timings.get("real"), accuracy(report, variant)

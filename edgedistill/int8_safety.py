@@ -25,7 +25,12 @@ LARGEST_PAIR = 32767 // 255  # 128
 # Where each operator keeps its weight, and which of its axes is the inner dimension.
 _WEIGHT_INPUT = {"MatMulInteger": 1, "MatMulIntegerToFloat": 1, "DynamicQuantizeMatMul": 1, "QAttention": 1, "QLinearMatMul": 3, "QGemm": 3}
 _WEIGHT_INPUT |= {"QLinearConv": 3, "ConvInteger": 1}
-_DEQUANTIZED = {"MatMul": 1, "Gemm": 1, "Conv": 1, "Attention": 1}  # behind a DequantizeLinear: ONNX Runtime makes integer operators of these
+_DEQUANTIZED = {
+    "MatMul": 1,
+    "Gemm": 1,
+    "Conv": 1,
+    "Attention": 1,
+}  # behind a DequantizeLinear: ONNX Runtime makes integer operators of these
 
 
 def saturation_free(model: Path) -> list[str]:
@@ -35,7 +40,9 @@ def saturation_free(model: Path) -> list[str]:
 
     graph = onnx.load(str(model)).graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    weights |= {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"}
+    weights |= {
+        node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"
+    }
     makers = {output: node for node in graph.node for output in node.output}
     found = []
     for node in graph.node:
@@ -49,7 +56,9 @@ def saturation_free(model: Path) -> list[str]:
         elif weight.data_type == TensorProto.INT8:
             worst = _largest_pair(numpy_helper.to_array(weight), node)
             if worst > LARGEST_PAIR:
-                found.append(f"{node.name or node.output[0]} ({node.op_type}): two neighbouring weights of {name} sum to {worst}, {LARGEST_PAIR} is safe")
+                found.append(
+                    f"{node.name or node.output[0]} ({node.op_type}): two neighbouring weights of {name} sum to {worst}, {LARGEST_PAIR} is safe"
+                )
     return found
 
 

@@ -20,7 +20,9 @@ def check_folder(folder: Path) -> dict[str, Any]:
     """The config of a model folder. Raises SourceError when the folder is no model, asks for remote code, or holds only pickles."""
     path = folder / "config.json"
     if not path.is_file():
-        raise SourceError("this is no model folder: it has no config.json.", where=str(folder), write="Give the folder of a transformers model.")
+        raise SourceError(
+            "this is no model folder: it has no config.json.", where=str(folder), write="Give the folder of a transformers model."
+        )
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as problem:
@@ -38,7 +40,9 @@ def check_folder(folder: Path) -> dict[str, Any]:
             write="Pickled weights (*.bin, *.pt) can run code and are not read: convert them to safetensors.",
         )
     if not (folder / "tokenizer.json").is_file():
-        raise SourceError("the model has no tokenizer.json.", where=str(folder), write="Save its fast tokenizer: tokenizer.save_pretrained(folder).")
+        raise SourceError(
+            "the model has no tokenizer.json.", where=str(folder), write="Save its fast tokenizer: tokenizer.save_pretrained(folder)."
+        )
     return config
 
 
@@ -51,15 +55,19 @@ def load_model(folder: Path, task: str, classes: list[str], **options: Any) -> A
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         config.num_labels = len(classes)
         config.id2label, config.label2id = dict(enumerate(classes)), {name: place for place, name in enumerate(classes)}
-        return model_class(task).from_pretrained(
-            folder,
-            config=config,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,
-            **options,
-        ).eval()
+        return (
+            model_class(task)
+            .from_pretrained(
+                folder,
+                config=config,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,
+                **options,
+            )
+            .eval()
+        )
 
 
 def model_class(hub_task: str) -> Any:

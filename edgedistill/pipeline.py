@@ -233,7 +233,10 @@ def _quantized(make: Make, recipe: Recipe, budget: Budget, scheme: str, **inputs
 def _entries(graphs: dict[str, Artifact], binaries: dict[str, Artifact]) -> tuple[tuple[benchmark.Entry, ...], dict[str, Keyed]]:
     """What is benchmarked, and the folders of its files."""
     names = {"labels": "control: labels alone", "train_rows": "control: training rows alone"}
-    entries = [benchmark.Entry("teacher", "teacher float", "teacher", "float"), benchmark.Entry("student", "student float", "student", "float")]
+    entries = [
+        benchmark.Entry("teacher", "teacher float", "teacher", "float"),
+        benchmark.Entry("student", "student float", "student", "float"),
+    ]
     files: dict[str, Keyed] = {
         "teacher_model": graphs["teacher"],
         "teacher_graphs": graphs["teacher"],

@@ -36,7 +36,9 @@ class Data(Section):
     delimiter: str | None = Field(None, min_length=1, max_length=1, description="column separator of a csv; else it is detected")
     pattern: str | None = Field(None, description="format = lines: regular expression whose named groups are the columns")
     test_share: float = Field(0.2, gt=0, lt=0.9, description="share of the rows that is held out when there is no test file")
-    near_duplicate: float = Field(0.9, gt=0, le=1, description="texts this alike (Jaccard of character 5-grams) are one; 1 keeps all but exact")
+    near_duplicate: float = Field(
+        0.9, gt=0, le=1, description="texts this alike (Jaccard of character 5-grams) are one; 1 keeps all but exact"
+    )
     bad_rows: Literal["stop", "drop"] = Field("stop", description="rows without text or label, or too long: stop, or drop and count them")
     max_chars: int = Field(100_000, gt=0, description="a longer text is a bad row, characters")
     slices: dict[str, str | SliceByColumn] = Field(
@@ -99,7 +101,9 @@ class Distill(Section):
     """`[distill]`: how the student learns."""
 
     losses: list[dict[str, Any]] = Field(
-        default_factory=lambda: [{"kind": "soft_target"}], min_length=1, description="files in losses/, each with weight and its own options"
+        default_factory=lambda: [{"kind": "soft_target"}],
+        min_length=1,
+        description="files in losses/, each with weight and its own options",
     )
     steps: int | None = Field(None, gt=0, description="optimizer steps; else `epochs` over the transfer set")
     epochs: float = Field(3, gt=0, description="passes over the transfer set")

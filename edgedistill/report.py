@@ -345,3 +345,33 @@ def speed_up(variant: Variant, base: Variant) -> float | None:
     if "real" not in variant.timings or "real" not in base.timings:
         return None
     return float(np.median(base.timings["real"].total_ms()) / np.median(variant.timings["real"].total_ms()))
+
+
+def summary(report: Report) -> list[dict[str, Any]]:
+    """What `--json` and the page show of each variant: figures computed afresh from the raw samples, plain values."""
+    rows = []
+    for variant in report.variants:
+        right, drop = accuracy(report, variant), accuracy_difference(report, report.teacher, variant)
+        changed = flips(report, variant, report.teacher)
+        row: dict[str, Any] = {
+            "name": variant.name,
+            "role": variant.role,
+            "scheme": variant.scheme,
+            "size_mb": variant.size_bytes / 1e6,
+            "parameters": variant.parameters,
+            "accuracy": vars(right),
+            "accuracy_drop": vars(drop),
+            "flips": vars(changed),
+            "calibration_error": calibration_error(report, variant),
+            "peak_mb": variant.peak_bytes / 1e6 if variant.peak_bytes else None,
+            "cold_start_ms": float(np.median(variant.cold_start_ms)) if variant.cold_start_ms else None,
+            "faster_than_teacher": speed_up(variant, report.teacher),
+            "smaller_than_teacher": report.teacher.size_bytes / variant.size_bytes,
+            "notes": variant.notes,
+        }
+        for kind, timings in variant.timings.items():
+            row[f"ms_{kind}"] = {f"p{share * 100:.0f}": vars(percentile_ms(timings, share)) for share in (0.5, 0.9, 0.99)}
+        if variant.role == "student":
+            row["verdicts"] = [vars(verdict) for verdict in verdicts(report, variant)]
+        rows.append(row)
+    return rows

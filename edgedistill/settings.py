@@ -66,7 +66,9 @@ def _explain(problem: Any, model: type[BaseModel]) -> str:
 
 def _is_type_tag(part: object) -> bool:
     """Pydantic puts the branch of a union into the location (`str`, `SliceByColumn`, …); the user never wrote that."""
-    return isinstance(part, str) and (part in {"str", "int", "float", "bool"} or part[:1].isupper() or part.startswith(("list[", "literal[")))
+    return isinstance(part, str) and (
+        part in {"str", "int", "float", "bool"} or part[:1].isupper() or part.startswith(("list[", "literal["))
+    )
 
 
 def _dotted(place: list[Any]) -> str:

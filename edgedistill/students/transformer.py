@@ -118,7 +118,9 @@ def prune_feed_forward(model: Any, width: int, tokenizer: Any, texts: Sequence[s
     pairs = _feed_forward_pairs(model)
     for up, down in pairs:
         if width > up.out_features:
-            raise RecipeError(f"student.ffn = {width}, but the model it starts from has {up.out_features}.", write=f"Write 8 to {up.out_features}.")
+            raise RecipeError(
+                f"student.ffn = {width}, but the model it starts from has {up.out_features}.", write=f"Write 8 to {up.out_features}."
+            )
         activations = _inputs_of(model, down, tokenizer, sample).double()
         outgoing = down.weight.detach().double()
         importance = activations.pow(2).mean(0).sqrt() * outgoing.norm(dim=0)
@@ -149,7 +151,9 @@ def _feed_forward_pairs(model: Any) -> list[tuple[Any, Any]]:
         up = [module for module in linear if module.in_features == names.hidden_size and module.out_features > names.hidden_size]
         down = [module for module in linear if module.in_features > names.hidden_size and module.out_features == names.hidden_size]
         if len(up) != 1 or len(down) != 1:
-            raise RecipeError(f"student.ffn: the feed-forward part of a {model.config.model_type} layer was not found.", write="Leave ffn out.")
+            raise RecipeError(
+                f"student.ffn: the feed-forward part of a {model.config.model_type} layer was not found.", write="Leave ffn out."
+            )
         pairs.append((up[0], down[0]))
     return pairs
 

@@ -98,7 +98,9 @@ def logits(
     out = np.empty((len(texts), len(classes)), dtype=np.float32)
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
         for places in batches_by_length([len(row) for row in tokens]):
-            batch = {name: torch.from_numpy(values) for name, values in pad([tokens[p] for p in places], loaded.config.pad_token_id or 0).items()}
+            batch = {
+                name: torch.from_numpy(values) for name, values in pad([tokens[p] for p in places], loaded.config.pad_token_id or 0).items()
+            }
             out[places] = loaded(**batch).logits.float().numpy()
     return out
 

@@ -1,0 +1,45 @@
+# make demo: compile the question router, verify its bundle, ask it something. make test: the tests. Both set up all they need.
+SHELL := /bin/bash
+RUN := .venv/bin
+APP := sample_apps/question_router
+OUT := out/question-router
+
+.PHONY: demo test test-long lint docs bench setup clean
+
+demo:
+	@scripts/setup.sh
+	$(RUN)/edgedistill compile $(APP)/recipe.toml --out $(OUT)
+	$(RUN)/edgedistill verify $(OUT)/laptop-x86/bundle
+	$(RUN)/python $(APP)/ask.py "Who wrote Hamlet ?" "How far is the moon from the earth ?" "What does NASA stand for ?"
+	@echo
+	@echo "Report: $(OUT)/laptop-x86/report.html   Bundle: $(OUT)/laptop-x86/bundle"
+	@echo "Ask it yourself: $(RUN)/python $(APP)/ask.py \"Where is Timbuktu ?\""
+
+test:
+	@scripts/setup.sh tests
+	$(RUN)/python -m pytest
+
+test-long:
+	@scripts/setup.sh tests
+	$(RUN)/python -m pytest -m long
+
+lint:
+	@scripts/setup.sh tests
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+	$(RUN)/lint-imports
+
+docs:
+	@scripts/setup.sh tests
+	$(RUN)/python scripts/docs.py
+
+bench:
+	@scripts/setup.sh tests
+	$(RUN)/python -m tests.benchmarks.all
+
+setup:
+	@scripts/setup.sh tests
+
+clean:
+	rm -rf .venv out build dist *.egg-info

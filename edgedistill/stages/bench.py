@@ -1,0 +1,125 @@
+"""bench: measure a bundle again, on this machine, with its own golden texts as the traffic. Needs no torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgedistill import plugins
+from edgedistill.bundle_format import read_bundle, read_golden
+from edgedistill.errors import InputError
+from edgedistill.progress import tick
+from edgedistill.report import PERCENTILE, Figure, State, Timings, early_stopping, percentile_ms
+from edgedistill.target import Target, find_target
+
+CHUNK, MOST_RUNS, WARM_UP = 100, 5000, 20
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A bundle measured again. timings: raw, nanoseconds; state: the latency verdict, UNDECIDED without a limit or a measurement."""
+
+    name: str
+    target: str
+    how: str
+    timings: Timings
+    cold_start_ms: float
+    peak_mb: float
+    p90_limit_ms: float | None
+    peak_limit_mb: float | None
+    size_mb: float
+    state: State
+    reason: str
+
+    def percentiles(self) -> dict[str, Figure]:
+        return {f"p{share * 100:.0f}_ms": percentile_ms(self.timings, share) for share in (0.5, 0.9, 0.99)}
+
+    def lines(self) -> list[str]:
+        """For people."""
+        rows = [f"{name[:3]} {figure.value:.3f} ms [{figure.low:.3f} to {figure.high:.3f}]" for name, figure in self.percentiles().items()]
+        return [
+            f"{self.name} for {self.target}, {self.how}, {len(self.timings.model_ns)} answers, text in to answer out",
+            *rows,
+            f"cold start {self.cold_start_ms:.0f} ms, peak memory {self.peak_mb:.0f} MB (runtime and Python included), {self.size_mb:.2f} MB on disk",
+            f"{self.state}: {self.reason}",
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, raw samples included."""
+        plain = {name: value for name, value in vars(self).items() if name != "timings"}
+        return {**plain, **{name: vars(figure) for name, figure in self.percentiles().items()}, "samples": self.timings.model_dump()}
+
+
+def bench(folder: Path, target_name: str | None = None) -> Bench:
+    """Run a bundle until the early-stopping rule decides its latency limit, at most MOST_RUNS answers. Raises BundleError, TargetError."""
+    manifest = read_bundle(folder)
+    target = find_target(target_name) if target_name else Target(**manifest.target)
+    if target.format != manifest.format:
+        raise InputError(
+            f"the bundle is {manifest.format}, {target.name} runs {target.format}.", where=str(folder), write="Compile for that target."
+        )
+    link = plugins.find("links", target.link.kind)
+    texts = [golden.text for golden in read_golden(folder / "golden.jsonl") if 0 < len(golden.text) <= 1000]
+    runner = link.open_runner(
+        target.runtime,
+        {
+            "model": str(folder / manifest.model),
+            "tokenizer": str(folder / manifest.tokenizer),
+            "max_tokens": manifest.max_tokens,
+            "threads": target.threads,
+            "task": manifest.task,
+            "labels": manifest.labels,
+            "first_text": texts[0],
+        },
+    )
+    raw: dict[str, list[int]] = {"tokenize_ns": [], "model_ns": [], "decode_ns": []}
+    limit, state, reason, peak = target.budget.p90_ms, "UNDECIDED", "the target states no p90_ms", 0
+    try:
+        runner.ask({"texts": (texts * WARM_UP)[:WARM_UP]})
+        while len(raw["model_ns"]) < MOST_RUNS:
+            begin = len(raw["model_ns"]) % len(texts)
+            answer = runner.ask({"texts": ((texts[begin:] + texts) * CHUNK)[:CHUNK]})
+            for name in raw:
+                raw[name] += answer[name]
+            peak, total, count = answer["peak_bytes"], Timings(**raw).total_ms(), len(raw["model_ns"])
+            tick("benchmark", count, MOST_RUNS)
+            if limit is not None:
+                over = int((total > limit).sum())
+                state, needed = early_stopping(over, count)
+                reason = f"{over} of {count} answers took longer than {limit:g} ms, p{100 * PERCENTILE:.0f} with confidence 0.99"
+                reason += f"; about {needed} more runs would tell" if state == "UNDECIDED" else ""
+            if count >= 1000 and (limit is None or state != "UNDECIDED"):  # p99 needs a thousand whatever the verdict
+                break
+    finally:
+        runner.close()
+    if link.HOW != "measured":
+        state, reason = "UNDECIDED", f"{link.HOW}: these figures are of this machine, only a run on {target.name} can tell"
+    size_mb, peak_mb = sum((folder / name).stat().st_size for name in (manifest.model, manifest.tokenizer)) / 1e6, peak / 1e6
+    for name, value, allowed in (("size_mb", size_mb, target.budget.size_mb), ("peak_mb", peak_mb, target.budget.peak_mb)):
+        if allowed is not None and value > allowed and (name == "size_mb" or link.HOW == "measured"):
+            state, reason = "FAIL", f"{reason}; {name} is {value:.1f}, allowed {allowed:g}"
+    return Bench(
+        manifest.name,
+        target.name,
+        link.HOW,
+        Timings(**raw),
+        runner.hello["cold_start_ms"],
+        peak_mb,
+        limit,
+        target.budget.peak_mb,
+        size_mb,
+        state,  # type: ignore[arg-type]  # one of the three, by the lines above
+        reason,
+    )
+
+
+def samples_csv(result: Bench) -> str:
+    """Raw samples, one answer a line, nanoseconds."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["tokenize_ns", "model_ns", "decode_ns"])
+    writer.writerows(zip(result.timings.tokenize_ns, result.timings.model_ns, result.timings.decode_ns, strict=True))
+    return out.getvalue()

@@ -1,0 +1,78 @@
+"""doctor: what this machine can run, and what is missing."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from edgedistill import plugins
+from edgedistill.errors import EdgedistillError
+from edgedistill.sources import home
+from edgedistill.stages.benchmark import this_machine
+from edgedistill.target import find_target, target_names
+
+NEEDED = ("onnxruntime", "tokenizers", "numpy", "pydantic", "typer")
+FOR_COMPILE = (
+    "torch",
+    "transformers",
+    "optimum",
+    "accelerate",
+    "onnx",
+    "onnxscript",
+    "safetensors",
+    "scikit-learn",
+    "datasketch",
+    "pyarrow",
+)
+OPTIONAL = {"bitsandbytes": "teacher.load = 8bit or 4bit", "peft": "fine-tuning a teacher in 8 or 4 bits"}
+
+
+def examine() -> dict[str, dict[str, Any]]:
+    """Group → name → what was found. Reads only."""
+    machine = this_machine()
+    vnni = any("vnni" in flag for flag in machine["isa"])
+    folder = home()
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    return {
+        "machine": {
+            **machine,
+            "isa": ", ".join(machine["isa"]) or "none of those that matter",
+            "int8": "VNNI: int8 products in one step" if vnni else "no VNNI: int8 is slower here; our binaries answer the same",
+            "training": _training(),
+        },
+        "store": {"folder": str(folder), "free_gb": round(shutil.disk_usage(existing).free / 1e9, 1)},
+        "python": {"version": sys.version.split()[0], "edgedistill": version("edgedistill")},
+        "verify and bench": {name: _installed(name) for name in NEEDED},
+        "compile": {name: _installed(name) for name in FOR_COMPILE},
+        "options": {name: f"{_installed(name)} ({what})" for name, what in OPTIONAL.items()},
+        "links": {name: plugins.find("links", name).ABOUT for name in plugins.names("links")},
+        "targets": {name: _reach(name) for name in target_names()},
+    }
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing: pip install 'edgedistill[compile]'"
+
+
+def _training() -> str:
+    try:
+        from edgedistill.training import best_precision
+
+        return {"bf16": "bfloat16 in hardware", "float32": "float32 (no bfloat16 in hardware)"}[best_precision()]
+    except ModuleNotFoundError:
+        return "no torch: this machine can verify and bench, not compile"
+
+
+def _reach(name: str) -> str:
+    try:
+        target = find_target(name)
+        link = plugins.find("links", target.link.kind)
+        lacking = link.ready(target.link)
+    except EdgedistillError as error:
+        return error.paragraph()
+    return lacking or f"{link.HOW} ({link.ABOUT})"

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Sets up .venv with all that the demo and the tests need. Does nothing when it is up to date.
+#   scripts/setup.sh          what the demo needs
+#   scripts/setup.sh tests    and what the tests need: dev packages, and qemu-user where we may install it
+# PYTHON=python3.12 chooses the interpreter. TORCH_INDEX=URL chooses where torch comes from: on Linux the default index serves the CUDA build,
+# several gigabytes larger; the CPU index is named on pytorch.org under "Get started".
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+venv=.venv
+extras=compile
+[ "${1:-}" = tests ] && extras=compile,dev
+stamp=$venv/.ready-$extras-$(cksum <pyproject.toml | tr ' ' -)
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+  echo "edgedistill needs Python 3.11 or newer; $python is $("$python" -V 2>&1). Set PYTHON=…" >&2
+  exit 2
+}
+if [ ! -x $venv/bin/python ]; then
+  # Debian and Ubuntu ship Python without venv.
+  "$python" -c 'import ensurepip, venv' 2>/dev/null || {
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+      apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null
+    else
+      echo "Python's venv module is missing. Run: sudo apt-get install python3-venv" >&2
+      exit 2
+    fi
+  }
+  "$python" -m venv $venv
+fi
+if [ ! -e "$stamp" ]; then
+  echo "Installing into $venv (torch for the CPU, transformers, onnxruntime, …): a minute or two"
+  pip="$venv/bin/python -m pip install --quiet --disable-pip-version-check"
+  # torch first and pinned: anything that asked for a newer one would bring CUDA.
+  $pip ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch==2.13.0 2>&1 | grep -v '^WARNING: Location' || true
+  $pip --editable ".[$extras]" 2>&1 | grep -v '^WARNING: Location' || true
+  $venv/bin/python -c 'import torch, transformers, onnxruntime, edgedistill'
+  touch "$stamp"
+fi
+if [ "${1:-}" = tests ] && ! command -v qemu-x86_64 >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  # The tests run int8 binaries on an emulated x86 without VNNI.
+  (apt-get update -qq && apt-get install -y -qq qemu-user >/dev/null) || echo "qemu-user could not be installed: the tests that need it are skipped" >&2
+fi
