@@ -25,7 +25,7 @@ def save_graph(model: Any, path: Path) -> None:
     """
     import onnx
 
-    clean = onnx.ModelProto()
+    clean = onnx.ModelProto()  # a copy: the caller's graph stays as it is
     clean.CopyFrom(model)
     clean.ClearField("doc_string")
     clean.ClearField("metadata_props")
@@ -72,3 +72,60 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+def fuse_around_products(unfused: Path) -> Any:
+    """The plain graph with layer norms and GELUs fused, and every product with a weight (query, key, value too) still a `MatMul` of its own.
+
+    Fused attention would hide three products and both attention-score products in one operator, which a scheme that treats them apart cannot read.
+    """
+    from onnxruntime.transformers.fusion_options import FusionOptions
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    options = FusionOptions("bert")
+    options.enable_attention = False
+    options.enable_embed_layer_norm = False
+    # Sizes 0: found in the graph; nothing that is fused here needs them.
+    return optimize_model(str(unfused), model_type="bert", num_heads=0, hidden_size=0, opt_level=0, optimization_options=options).model
+
+
+def products(graph: Any) -> list[Any]:
+    """The `MatMul` nodes whose right side is a constant [K, N]. Attention-score products are not among them: both their sides are computed."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    return [node for node in graph.node if node.op_type == "MatMul" and len(shapes.get(node.input[1], ())) == 2]
+
+
+def tables(graph: Any) -> list[Any]:
+    """The `Gather` nodes that look rows up in a constant float table [rows, width ≥ 32]: words and positions, not attention biases."""
+    wide = {tensor.name for tensor in graph.initializer if tensor.data_type == 1 and len(tensor.dims) == 2 and tensor.dims[1] >= 32}
+    return [node for node in graph.node if node.op_type == "Gather" and node.input[0] in wide]
+
+
+def left_sides(model: Any, nodes: Sequence[Any], batches: Sequence[Batch]) -> dict[str, npt.NDArray[np.float32]]:
+    """What flows into `nodes` on real rows: the left input of each, float32 [tokens, width]. Padding is left out, it is never an answer's input."""
+    import onnx
+
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    names = sorted({node.input[0] for node in nodes})
+    probe.graph.ClearField("output")
+    probe.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
+    opened = session(probe.SerializeToString())
+    found: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in names}
+    for batch in batches:
+        kept = batch["attention_mask"].astype(bool)
+        for name, values in zip(names, opened.run(names, batch), strict=True):
+            found[name].append(values[kept] if values.shape[:2] == kept.shape else values.reshape(-1, values.shape[-1]))
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def replace(model: Any, changed: dict[str, list[Any]], constants: Sequence[Any]) -> None:
+    """Put the nodes `changed[name]` where the node `name` stands, add `constants`, and drop the constants that nothing reads any more."""
+    graph = model.graph
+    nodes = [new for node in graph.node for new in (changed.get(node.name, [node]) if node.name else [node])]
+    graph.ClearField("node")
+    graph.node.extend(nodes)
+    used = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in (*graph.initializer, *constants) if tensor.name in used]
+    graph.ClearField("initializer")
+    graph.initializer.extend(kept)

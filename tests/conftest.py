@@ -1,0 +1,135 @@
+"""What several tests need: a data file, a tiny real teacher, a recipe of both, and a home of their own."""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# The first example pays for imports; a time limit on it would only make the tests flaky on a busy machine.
+settings.register_profile("edgedistill", deadline=None)
+settings.load_profile("edgedistill")
+
+QUEUES = {
+    "billing": ["invoice", "refund", "charged", "payment", "receipt", "price", "bill", "credit"],
+    "delivery": ["parcel", "courier", "late", "tracking", "shipped", "address", "arrived", "package"],
+    "account": ["password", "login", "email", "locked", "username", "profile", "reset", "signin"],
+}
+FILLERS = "my the I please help with about was not yet still again since yesterday order number today can you why is".split()
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test gets a store of its own, and nothing reaches a hub."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("EDGEDISTILL_HOME", str(home))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return home
+
+
+def tickets(count: int = 240, seed: int = 0) -> list[tuple[str, str]]:
+    """(text, queue) rows that a small model can learn: each text holds a word of its queue among fillers."""
+    draw = random.Random(seed)
+    rows = []
+    for number in range(count):
+        queue = list(QUEUES)[number % 3]
+        words = [*draw.sample(QUEUES[queue], 2), *draw.sample(FILLERS, draw.randint(3, 8))]
+        draw.shuffle(words)
+        rows.append((" ".join(words), queue))
+    return rows
+
+
+def write_csv(path: Path, rows: list[tuple[str, str]], text: str = "body", label: str = "queue") -> Path:
+    """A csv with a header."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow([text, label])
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real BERT of four narrow layers with a WordPiece tokenizer, seeded random weights, saved as any hub model is."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-teacher"
+    folder.mkdir()
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    extra = ["unrelated words that no ticket holds keep the vocabulary wide: zebra volcano quantum harpsichord"] * 20
+    trainer = trainers.WordPieceTrainer(vocab_size=600, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    tokenizer.train_from_iterator([*(text for text, _ in tickets(600, 7)), *extra], trainer)
+    cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", cls), ("[SEP]", sep)]
+    )
+    tokenizer.enable_padding(length=64)  # as some repositories ship it: must never reach a device
+    tokenizer.save(str(folder / "tokenizer.json"))
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=128,
+        pad_token_id=0,
+    )
+    BertModel(config).save_pretrained(folder)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# tiny teacher\n")
+    return folder
+
+
+RECIPE = """
+name = "tickets"
+task = "classify"
+[data]
+train = "tickets.csv"
+text  = "body"
+label = "queue"
+[teacher]
+model         = "{teacher}"
+license       = "mit"
+epochs        = 6
+learning_rate = 1e-3
+below_floor   = "accept"
+[transfer]
+growth = 3
+[student]
+layers     = 2
+max_tokens = 32
+[distill]
+steps         = 60
+batch_size    = 16
+learning_rate = 1e-3
+[compile]
+targets = ["laptop-x86"]
+[budget]
+accuracy_drop = 0.5
+"""
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path, tiny_teacher: Path) -> Callable[..., Path]:
+    """Writes a recipe beside its data; keyword arguments replace text in it."""
+
+    def write(*changes: tuple[str, str]) -> Path:
+        text = RECIPE.format(teacher=tiny_teacher)
+        for old, new in changes:
+            assert old in text, f"the recipe holds no {old!r}"
+            text = text.replace(old, new)
+        if not (tmp_path / "tickets.csv").exists():
+            write_csv(tmp_path / "tickets.csv", tickets())
+        (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
+        return tmp_path / "recipe.toml"
+
+    return write

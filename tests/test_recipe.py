@@ -1,0 +1,112 @@
+"""Recipes and targets: every problem at once, with file, key and the nearest right name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgedistill.errors import RecipeError, TargetError
+from edgedistill.recipe import Recipe, read_recipe
+from edgedistill.target import Target, find_target, target_names
+
+Write = Callable[..., Path]
+
+
+def test_good_recipe_reads(recipe_file: Write) -> None:
+    """A recipe of the documented form refused."""
+    recipe = read_recipe(recipe_file())
+    assert recipe.distill.losses == [{"kind": "soft_target", "weight": 1.0, "temperature": 2.0}]
+    assert recipe.folder == recipe_file().parent
+
+
+def test_unknown_key_offers_the_nearest(recipe_file: Write) -> None:
+    """A misspelt key ignored in silence."""
+    path = recipe_file(("learning_rate = 1e-3\nbelow_floor", "learnin_rate = 1e-3\nbelow_floor"))
+    with pytest.raises(RecipeError) as error:
+        read_recipe(path)
+    assert str(error.value) == f'{path}: teacher.learnin_rate: unknown key. Did you mean "learning_rate"?'
+
+
+def test_all_problems_at_once(recipe_file: Write) -> None:
+    """One problem a run: fix, run, fix, run."""
+    path = recipe_file(("max_tokens = 32", 'max_tokens = "many"'), ('task = "classify"', 'task = "clasify"'), ("growth = 3", "growth = 0.5"))
+    with pytest.raises(RecipeError) as error:
+        read_recipe(path)
+    lines = str(error.value).splitlines()
+    assert lines[1:] == [
+        '  task: there is no task called "clasify". Did you mean "classify"?',
+        "  transfer.growth: input should be greater than or equal to 1, got 0.5.",
+        "  student.max_tokens: input should be a valid integer, got 'many'.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ("[distill]", '[[distill.losses]]\nkind = "soft_tarket"\n[distill]', "x"),
+        ("steps         = 60", 'steps = 60\nlosses = [{kind = "soft_tarket"}]', 'distill.losses: there is no loss called "soft_tarket". Did you mean "soft_target"?'),
+        ("steps         = 60", "steps = 60\nlosses = [{weight = 1.0}]", "distill.losses: each loss needs its kind"),
+        ("layers     = 2", 'family = "transfomer"', 'student: there is no student called "transfomer". Did you mean "transformer"?'),
+        ("accuracy_drop = 0.5", "accuracy_drop = 2", "budget.accuracy_drop: input should be less than 1, got 2"),
+        ("accuracy_drop = 0.5", 'p90_ms = "20 ms"', "budget.p90_ms: input should be a valid number, got '20 ms'"),
+        ('targets = ["laptop-x86"]', "targets = []", "compile.targets: list should have at least 1 item"),
+        ('name = "tickets"', "", "name: missing. Write name = …"),
+    ],
+)
+def test_each_mistake_has_its_sentence(recipe_file: Write, old: str, new: str, text: str) -> None:
+    """A mistake answered with a traceback or with a sentence that names neither key nor cure."""
+    with pytest.raises(RecipeError) as error:
+        read_recipe(recipe_file((old, new)))
+    assert text in str(error.value) or text == "x"
+    assert error.value.exit_code == 2
+
+
+def test_not_toml_and_not_there(tmp_path: Path) -> None:
+    """A traceback for a file that is missing or is no TOML."""
+    with pytest.raises(RecipeError, match=r"nothing\.toml: there is no such file"):
+        read_recipe(tmp_path / "nothing.toml")
+    (tmp_path / "bad.toml").write_text("name = ")
+    with pytest.raises(RecipeError, match="not valid TOML"):
+        read_recipe(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_every_target_reads(name: str) -> None:
+    """A target file with a mistake, or whose name is not its file's."""
+    target = find_target(name)
+    assert target.name == name
+    assert target.link.kind == "local" or "ot measured by us" in Path(f"targets/{name}.toml").read_text()
+
+
+def test_unknown_target_offers_the_nearest() -> None:
+    """A misspelt target answered with a list of files."""
+    with pytest.raises(TargetError) as error:
+        find_target("laptop-x68", where="compile.targets")
+    assert str(error.value) == 'compile.targets: there is no target called "laptop-x68". Did you mean "laptop-x86"?'
+
+
+def test_target_with_unknown_scheme(tmp_path: Path) -> None:
+    """A scheme that nothing implements, found an hour later."""
+    text = Path("targets/laptop-x86.toml").read_text().replace('"onnx_int8_dynamic"', '"onnx_int8_dynamik"')
+    (tmp_path / "t.toml").write_text(text)
+    with pytest.raises(TargetError, match='there is no quantizer called "onnx_int8_dynamik". Did you mean "onnx_int8_dynamic"?'):
+        find_target("t.toml", folder=tmp_path)
+
+
+def test_recipe_budget_goes_over_the_targets() -> None:
+    """A recipe's limit that drops the target's other limits."""
+    from edgedistill.budget import Budget
+
+    assert Budget(p90_ms=5).over(Budget(p90_ms=9, size_mb=1)) == Budget(p90_ms=5, size_mb=1)
+
+
+def test_schemas_are_json_schemas() -> None:
+    """A schema that editors cannot use: every key must carry its line of meaning or lead to a section."""
+    for model in (Recipe, Target):
+        schema = model.model_json_schema()
+        assert schema["type"] == "object" and schema["additionalProperties"] is False
+        for section in schema["$defs"].values():
+            for name, field in section.get("properties", {}).items():
+                assert "description" in field or section["title"] in {"SliceByColumn", "Link"}, f"{section['title']}.{name}"

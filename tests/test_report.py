@@ -1,0 +1,191 @@
+"""Statistics and verdicts against references and hand-computed values."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgedistill.budget import Budget
+from edgedistill.report import (
+    Report,
+    Timings,
+    Variant,
+    accuracy_difference,
+    binomial_cdf,
+    calibration_error,
+    early_stopping,
+    flips,
+    mcnemar,
+    mean_figure,
+    overall,
+    percentile_ms,
+    read_report,
+    slower_than_float,
+    verdicts,
+    write_report,
+)
+
+
+def timings(*milliseconds: float) -> Timings:
+    return Timings(tokenize_ns=[0] * len(milliseconds), model_ns=[round(ms * 1e6) for ms in milliseconds], decode_ns=[0] * len(milliseconds))
+
+
+def variant(name: str, role: str = "student", scheme: str = "float", predicted: list[int] | None = None, **facts: object) -> Variant:
+    return Variant.model_validate(
+        {
+            "name": name,
+            "role": role,
+            "scheme": scheme,
+            "model_sha256": "0" * 64,
+            "model_bytes": 1_000_000,
+            "tokenizer_bytes": 0,
+            "parameters": 1,
+            "predicted": predicted or [0, 0, 1, 1],
+            "confidence": [0.9, 0.8, 0.7, 0.6],
+            **facts,
+        }
+    )
+
+
+def report(*variants: Variant, budget: Budget | None = None, how: str = "measured") -> Report:
+    return Report.model_validate(
+        {
+            "name": "r",
+            "task": "classify",
+            "target": {"name": "t"},
+            "how": how,
+            "where": "here",
+            "machine": {},
+            "versions": {},
+            "budget": budget or Budget(),
+            "prefer": "smallest",
+            "classes": ["a", "b"],
+            "keys": ["k1", "k2", "k3", "k4"],
+            "expected": [0, 0, 1, 1],
+            "slices": {},
+            "variants": [variant("teacher", "teacher"), *variants],
+        }
+    )
+
+
+@given(st.integers(1, 400), st.floats(0.01, 0.99), st.data())
+def test_binomial_cdf_equals_scipy(count: int, share: float, data: st.DataObject) -> None:
+    """A verdict computed from a wrong tail probability."""
+    from scipy.stats import binom
+
+    successes = data.draw(st.integers(-1, count))
+    assert binomial_cdf(successes, count, share) == pytest.approx(binom.cdf(successes, count, share), abs=1e-9)
+
+
+def test_early_stopping_needs_44_clean_runs() -> None:
+    """PASS after too few runs: with no answer over the limit, 0.9^n ≤ 0.01 first holds at n = 44."""
+    assert early_stopping(0, 43)[0] == "UNDECIDED"
+    assert early_stopping(0, 44) == ("PASS", 0)
+    assert early_stopping(0, 43)[1] == 1
+
+
+@given(st.integers(0, 300), st.integers(1, 300))
+def test_early_stopping_is_the_binomial_test(over: int, more: int) -> None:
+    """PASS or FAIL without the confidence that MLPerf asks for."""
+    from scipy.stats import binom
+
+    count = over + more
+    state, needed = early_stopping(over, count)
+    passes, fails = binom.cdf(over, count, 0.1) <= 0.01, binom.sf(over - 1, count, 0.1) <= 0.01
+    assert state == ("PASS" if passes else "FAIL" if fails else "UNDECIDED")
+    assert (needed > 0) == (state == "UNDECIDED")
+
+
+def test_early_stopping_at_exactly_a_tenth_ends() -> None:
+    """An endless search for the number of runs when the rate seen is the rate allowed."""
+    assert early_stopping(100, 1000)[0] == "UNDECIDED"
+
+
+def test_no_measurement_never_passes_a_latency_limit() -> None:
+    """A PASS for a device that nobody measured."""
+    fast = variant("student float", timings={"real": timings(*[0.1] * 100)})
+    for how in ("not measured", "emulated", "estimated"):
+        (verdict,) = verdicts(report(fast, budget=Budget(p90_ms=10), how=how), fast)
+        assert verdict.state == "UNDECIDED"
+    (verdict,) = verdicts(report(fast, budget=Budget(p90_ms=10)), fast)
+    assert verdict.state == "PASS"
+
+
+def test_latency_verdict_fails_when_most_answers_are_late() -> None:
+    """A PASS from the median when the tail is late."""
+    slow = variant("student float", timings={"real": timings(*[1.0] * 80, *[20.0] * 20)})
+    (verdict,) = verdicts(report(slow, budget=Budget(p90_ms=10)), slow)
+    assert (verdict.state, verdict.reason) == ("FAIL", "20 of 100 answers took longer")
+
+
+def test_mcnemar_equals_scipy() -> None:
+    """A wrong paired test."""
+    from scipy.stats import binomtest
+
+    for lost, won in [(0, 0), (1, 0), (5, 15), (30, 31), (100, 60)]:
+        expected = binomtest(lost, lost + won, 0.5).pvalue if lost + won else 1.0
+        assert mcnemar(lost, won) == pytest.approx(expected)
+
+
+def test_flips_by_hand() -> None:
+    """Lost and won answers swapped, or flips between two wrong answers not counted."""
+    student = variant("student float", predicted=[1, 0, 1, 1])
+    found = flips(report(student), student, report(student).teacher)
+    assert (found.total, found.lost, found.won, found.p_value) == (1, 1, 0, 1.0)
+    assert accuracy_difference(report(student), student, report(student).teacher).value == -0.25
+
+
+def test_calibration_error_by_hand() -> None:
+    """Bins mixed up: four right answers with confidences 0.9, 0.8, 0.7, 0.6, each in a bin of its own, miss by 0.1 to 0.4."""
+    right = variant("student float")
+    assert calibration_error(report(right), right) == pytest.approx(0.25)
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=60))
+def test_interval_encloses_the_mean(values: list[float]) -> None:
+    """An interval that does not hold its own figure."""
+    figure = mean_figure(np.array(values))
+    assert figure.low <= figure.value + 1e-9 and figure.value <= figure.high + 1e-9
+
+
+def test_bootstrap_interval_covers() -> None:
+    """An interval that is too narrow: of 400 samples of 200 rows with p = 0.9, about 95 % must hold 0.9."""
+    draw = np.random.default_rng(0)
+    held = [figure.low <= 0.9 <= figure.high for figure in (mean_figure(draw.binomial(1, 0.9, 200).astype(float)) for _ in range(400))]
+    assert 0.91 <= np.mean(held) <= 0.98
+
+
+def test_percentile_interval_covers() -> None:
+    """A percentile quoted with an interval that is too narrow."""
+    draw = np.random.default_rng(0)
+    held = []
+    for _ in range(200):
+        figure = percentile_ms(timings(*draw.exponential(1.0, 300)), 0.9)
+        held.append(figure.low <= -np.log(0.1) <= figure.high)
+    assert np.mean(held) >= 0.93
+
+
+def test_slower_than_float_is_noticed() -> None:
+    """A quantized binary sold as faster although it is slower than its own float."""
+    base = variant("student float", timings={"real": timings(1.0, 1.0)})
+    slow = variant("student int4", scheme="onnx_int4_block", timings={"real": timings(2.0, 2.0)})
+    both = report(base, slow)
+    assert slower_than_float(both, slow) is True
+    assert slower_than_float(both, base) is None
+
+
+def test_overall_order() -> None:
+    """An open limit hidden by one that is met, or a missed one by an open one."""
+    student = variant("student float", timings={"real": timings(1.0)}, peak_bytes=10)
+    found = verdicts(report(student, budget=Budget(p90_ms=10, size_mb=5)), student)
+    assert [verdict.state for verdict in found] == ["UNDECIDED", "PASS"]
+    assert overall(found) == "UNDECIDED"
+
+
+def test_report_round_trip(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """Raw samples lost between writing and reading."""
+    written = report(variant("student float", timings={"real": timings(1.5, 2.5)}))
+    write_report(written, tmp_path / "r.json")
+    assert read_report(tmp_path / "r.json") == written
