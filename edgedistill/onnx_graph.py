@@ -74,21 +74,6 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def fuse_around_products(unfused: Path) -> Any:
-    """The plain graph with layer norms and GELUs fused, and every product with a weight (query, key, value too) still a `MatMul` of its own.
-
-    Fused attention would hide three products and both attention-score products in one operator, which a scheme that treats them apart cannot read.
-    """
-    from onnxruntime.transformers.fusion_options import FusionOptions
-    from onnxruntime.transformers.optimizer import optimize_model
-
-    options = FusionOptions("bert")
-    options.enable_attention = False
-    options.enable_embed_layer_norm = False
-    # Sizes 0: found in the graph; nothing that is fused here needs them.
-    return optimize_model(str(unfused), model_type="bert", num_heads=0, hidden_size=0, opt_level=0, optimization_options=options).model
-
-
 def products(graph: Any) -> list[Any]:
     """The `MatMul` nodes whose right side is a constant [K, N]. Attention-score products are not among them: both their sides are computed."""
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}

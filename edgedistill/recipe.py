@@ -102,6 +102,7 @@ class Distill(Section):
 
     losses: list[dict[str, Any]] = Field(
         default_factory=lambda: [{"kind": "soft_target"}],
+        validate_default=True,
         min_length=1,
         description="files in losses/, each with weight and its own options",
     )

@@ -1,0 +1,49 @@
+"""Augmentation: new texts, never a test text, the same for the same seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgedistill.augment import Augmenter, neighbours
+
+TEXTS = ["who wrote the red book", "who wrote the blue book", "where is the red house", "where was the old red bridge", "what did the old man say"]
+ALL = {"replace": 1.0, "similar": 1.0, "recombine": 1.0, "delete": 1.0, "typo": 1.0, "case": 1.0}
+
+
+def same(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("method", list(ALL))
+def test_each_method_makes_new_texts(method: str) -> None:
+    """A method that does nothing, gives the text back, or gives one twice."""
+    grown = Augmenter(TEXTS, {"red": ["green", "purple"]}).grow(6, {method: 1.0}, 0, TEXTS, same)
+    assert grown and len(set(grown)) == len(grown) and not set(grown) & set(TEXTS)
+
+
+@given(st.lists(st.text(max_size=30), min_size=1, max_size=8), st.integers(0, 5))
+def test_nothing_excluded_comes_out_and_seeds_repeat(texts: list[str], seed: int) -> None:
+    """A test text that leaks into the transfer set, or a set that differs from run to run."""
+    grown = Augmenter(texts).grow(20, ALL, seed, TEXTS, same)
+    assert not {same(text) for text in grown} & {same(text) for text in TEXTS}
+    assert grown == Augmenter(texts).grow(20, ALL, seed, TEXTS, same)
+
+
+def test_replacement_fits_its_neighbours() -> None:
+    """Words put where they never stood: between "the" and "book" only "red" and "blue" were seen."""
+    grown = Augmenter(TEXTS).grow(50, {"replace": 1.0}, 0, [], same)
+    assert {text.split()[3] for text in grown if text.startswith("who wrote the") and text.endswith("book")} <= {"red", "blue"}
+
+
+def test_neighbours_are_the_nearest() -> None:
+    """Another neighbour than the nearest by cosine, or the word itself."""
+    words = [f"word{chr(97 + number)}" for number in range(20)]
+    angles = np.linspace(0, 2 * np.pi, 20, endpoint=False)
+    table = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    texts = [f"{word} " + " ".join(f"filler{number}" for number in range(61)) for word in words] * 1
+    common = [" ".join(f"filler{number}" for number in range(61))] * 50
+    near = neighbours([*texts, *common], {word: row for row, word in enumerate(words)}, table)
+    assert set(near["wordc"][:2]) == {"wordb", "wordd"} and "wordc" not in near["wordc"]
