@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -154,7 +155,7 @@ def compare(
 
     result = pair(a, b)
     if as_json:
-        return _json(vars(result))
+        return _json(dataclasses.asdict(result))
     for line in result.lines():
         _console().print(line)
     return None

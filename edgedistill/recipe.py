@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator
 
 from edgedistill import plugins
 from edgedistill.budget import Budget
 from edgedistill.errors import EdgedistillError, RecipeError
-from edgedistill.settings import Section, read_toml
+from edgedistill.settings import Section, explain, read_toml
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
@@ -189,7 +189,10 @@ def _checked_loss(loss: dict[str, Any]) -> dict[str, Any]:
     options = plugins.find("losses", kind).Options
     given = {key: value for key, value in loss.items() if key != "kind"}
     # The plugin's own model checks its options, and fills in the defaults, so that they are part of every store key.
-    return {"kind": kind, **options.model_validate(given).model_dump()}
+    try:
+        return {"kind": kind, **options.model_validate(given).model_dump()}
+    except ValidationError as problems:
+        raise ValueError(f"{kind}: {' '.join(explain(problems, options))}") from None
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

@@ -44,8 +44,13 @@ def check(tables: dict[str, Any], model: type[Model], path: Path, error: type[In
     try:
         return model.model_validate(tables)
     except ValidationError as problems:
-        lines = [_explain(problem, model) for problem in problems.errors()]
+        lines = explain(problems, model)
         raise error("\n  ".join(["", *lines]).rstrip() if len(lines) > 1 else lines[0], where=str(path)) from None
+
+
+def explain(problems: ValidationError, model: type[BaseModel]) -> list[str]:
+    """One line for each problem."""
+    return [_explain(problem, model) for problem in problems.errors()]
 
 
 def _explain(problem: Any, model: type[BaseModel]) -> str:

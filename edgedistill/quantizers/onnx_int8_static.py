@@ -64,11 +64,13 @@ def quantize(graphs: Path, out: Path, calibration: Sequence[Batch], keep_float: 
     model = onnx.load(str(graphs / "products.onnx"))
     nodes = [node for node in products(model.graph) if node.name not in keep_float]
     seen = left_sides(model, nodes, calibration)
+    rows = sum(len(batch["input_ids"]) for batch in calibration)
+    pooled = frozenset(name for name, values in seen.items() if len(values) == rows)  # one row a text: the token axis is gone
     reference = run(graphs / "products.onnx", calibration)
     divergence = {}
     kept: tuple[float, str, Any] | None = None
     for name, calibrator in CALIBRATORS.items():
-        candidate = _with_ranges(model, nodes, {tensor: calibrator(values) for tensor, values in seen.items()}, keep_float)
+        candidate = _with_ranges(model, nodes, {tensor: calibrator(values) for tensor, values in seen.items()}, keep_float, pooled)
         save_graph(candidate, out / "model.onnx")
         divergence[name] = _divergence(reference, run(out / "model.onnx", calibration))
         if kept is None or divergence[name] < kept[0]:
@@ -96,8 +98,10 @@ def layers(graphs: Path) -> list[str]:
     return [node.name for node in (*tables(graph), *products(graph))]
 
 
-def _with_ranges(model: Any, nodes: Sequence[Any], ranges: dict[str, Range], keep_float: frozenset[str]) -> Any:
+def _with_ranges(model: Any, nodes: Sequence[Any], ranges: dict[str, Range], keep_float: frozenset[str], pooled: frozenset[str]) -> Any:
     import onnx
+
+    biases = {node.input[0]: node for node in model.graph.node if node.op_type == "Add"}
 
     weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     quantized = onnx.ModelProto()
@@ -119,7 +123,19 @@ def _with_ranges(model: Any, nodes: Sequence[Any], ranges: dict[str, Range], kee
         constants |= {f"{right}_q": steps, f"{right}_scale": scales, f"{right}_zero": np.zeros(len(scales), np.int8)}
         parts = [f"{right}_q", f"{right}_scale", f"{right}_zero"]
         new.append(onnx.helper.make_node("DequantizeLinear", parts, [f"{right}_dq"], name=f"{node.name}_weight", axis=1))
-        new.append(onnx.helper.make_node("MatMul", [f"{left}_dq", f"{right}_dq"], list(node.output), name=node.name))
+        add = biases.get(node.output[0])
+        if left in pooled and add is not None and weights.get(add.input[1], scales[:, None]).shape == scales.shape:
+            # ONNX Runtime turns a flat MatMul and Add into a float Gemm before it looks for integer products, so here the Gemm is written out.
+            unit = (constants[f"{left}_scale"] * scales).astype(np.float32)
+            bias = np.clip(np.rint(weights[add.input[1]] / unit), -(2**31), 2**31 - 1).astype(np.int32)
+            constants |= {f"{right}_bias": bias, f"{right}_bias_scale": unit, f"{right}_bias_zero": np.zeros(len(unit), np.int32)}
+            parts = [f"{right}_bias", f"{right}_bias_scale", f"{right}_bias_zero"]
+            new.append(onnx.helper.make_node("DequantizeLinear", parts, [f"{right}_bias_dq"], name=f"{node.name}_bias", axis=0))
+            inputs = [f"{left}_dq", f"{right}_dq", f"{right}_bias_dq"]
+            new.append(onnx.helper.make_node("Gemm", inputs, list(add.output), name=node.name))
+            changed[add.name] = []
+        else:
+            new.append(onnx.helper.make_node("MatMul", [f"{left}_dq", f"{right}_dq"], list(node.output), name=node.name))
         changed[node.name] = new
     for node in tables(model.graph):
         if node.name not in keep_float:

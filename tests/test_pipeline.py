@@ -1,0 +1,234 @@
+"""The whole pipeline on a tiny real teacher: every stage really runs, through the user's own command."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import RECIPE, tickets, write_csv
+
+Write = Callable[..., Path]
+
+
+def edgedistill(*arguments: str | Path, home: Path, check: int | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """The user's command in a process of its own."""
+    command = [sys.executable, "-m", "edgedistill.cli", *map(str, arguments)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout, env=os.environ | {"EDGEDISTILL_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    )
+    if check is not None:
+        assert done.returncode == check, done.stdout + done.stderr
+    return done
+
+
+class Run:
+    """One finished compile that many tests look at."""
+
+    def __init__(self, folder: Path, teacher: Path) -> None:
+        self.folder, self.home = folder, folder / "home"
+        write_csv(folder / "tickets.csv", tickets())
+        (folder / "recipe.toml").write_text(RECIPE.format(teacher=teacher))
+        self.compile = edgedistill("compile", folder / "recipe.toml", "-o", folder / "out", "--json", home=self.home)
+        self.out = folder / "out" / "laptop-x86"
+        self.bundle = self.out / "bundle"
+
+    def copy_of_bundle(self, place: Path) -> Path:
+        return Path(shutil.copytree(self.bundle, place))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path) -> Iterator[Run]:
+    made = Run(tmp_path_factory.mktemp("run"), tiny_teacher)
+    assert made.compile.returncode == 0, made.compile.stdout + made.compile.stderr
+    yield made
+
+
+def test_json_is_one_document(run: Run) -> None:
+    """Progress mixed into what a script parses."""
+    (outcome,) = json.loads(run.compile.stdout)
+    assert outcome["target"] == "laptop-x86" and outcome["state"] == "PASS"
+    assert {variant["scheme"] for variant in outcome["variants"]} == {"float", "onnx_int8_dynamic", "onnx_int8_static", "onnx_int4_block"}
+    assert {variant["role"] for variant in outcome["variants"]} == {"teacher", "student", "control"}
+
+
+def test_what_ships_is_what_was_measured(run: Run) -> None:
+    """A bundle that holds another file than the one the figures are of."""
+    from edgedistill.digests import file_digest
+
+    report = json.loads((run.out / "report.json").read_text())
+    choice = json.loads((run.out / "choice.json").read_text())
+    chosen = next(variant for variant in report["variants"] if variant["name"] == choice["chosen"])
+    assert file_digest(run.bundle / "model.onnx") == chosen["model_sha256"]
+    assert len(chosen["timings"]["real"]["model_ns"]) >= 1000, "p99 needs a thousand samples"
+    assert {"16", "32"} <= chosen["timings"].keys()
+
+
+def test_bundle_holds_what_a_device_needs_and_nothing_more(run: Run) -> None:
+    """A file too many, or one that the apps look for and do not find."""
+    names = {file.name for file in run.bundle.iterdir()}
+    assert names == {"manifest.json", "model.onnx", "tokenizer.json", "golden.jsonl", "report.json", "MODEL_CARD.md"}
+    manifest = json.loads((run.bundle / "manifest.json").read_text())
+    assert manifest["labels"] == ["account", "billing", "delivery"]
+    assert manifest["lineage"]["teacher"]["license"] == "mit"
+    assert str(run.folder) not in (run.bundle / "manifest.json").read_text(), "a path of this machine ships"
+    assert json.loads((run.bundle / "tokenizer.json").read_text())["padding"] is None
+
+
+def test_golden_vectors_cover_the_awkward(run: Run) -> None:
+    """A device that is checked on easy strings alone."""
+    from edgedistill.bundle_format import read_golden
+
+    vectors = list(read_golden(run.bundle / "golden.jsonl"))
+    texts = [vector.text for vector in vectors]
+    assert len(vectors) >= 64
+    assert "" in texts and max(map(len, texts)) >= 10_000
+    assert any("\u0301" in text for text in texts) and any("\u202e" in text for text in texts) and any("\x00" in text for text in texts)
+    assert all(len(vector.ids) <= 32 for vector in vectors)
+
+
+def test_student_answers_as_in_torch(run: Run) -> None:
+    """A shipped binary that answers otherwise than the model that was trained."""
+    import torch
+    from edgedistill.bundle_format import read_golden
+    from edgedistill.models import load_model
+
+    (folder,) = [path for path in (run.home / "store").glob("distill-*") if json.loads((path / "facts.json").read_text())["run"] == "distilled"]
+    model = load_model(folder / "model", "text-classification", ["account", "billing", "delivery"])
+    agree = []
+    for golden in read_golden(run.bundle / "golden.jsonl"):
+        ids = torch.tensor([golden.ids])
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].detach().numpy()
+        agree.append(np.abs(logits - golden.logits).max() < 0.5)
+    assert np.mean(agree) > 0.95
+
+
+def test_second_compile_is_all_hits_and_the_same_bytes(run: Run) -> None:
+    """Work done twice, or a bundle that differs from build to build."""
+    from edgedistill.bundle_format import digests
+
+    before = digests(run.out)
+    start = time.monotonic()
+    again = edgedistill("compile", run.folder / "recipe.toml", "-o", run.folder / "out", home=run.home, check=0)
+    assert time.monotonic() - start < 15  # 5 s on a quiet machine; this one may be busy
+    assert all("cached" in line for line in again.stderr.splitlines() if line.strip())
+    assert digests(run.out) == before
+
+
+def test_plan_runs_nothing_and_says_what_is_cached(run: Run, tmp_path: Path) -> None:
+    """A plan that trains, or that calls something cached that is not."""
+    steps = json.loads(edgedistill("plan", run.folder / "recipe.toml", "--json", home=run.home, check=0).stdout)
+    assert all(step["cached"] for step in steps)
+    fresh = json.loads(edgedistill("plan", run.folder / "recipe.toml", "--json", home=tmp_path / "empty", check=0).stdout)
+    assert not any(step["cached"] for step in fresh)
+    assert not list((tmp_path / "empty").rglob("artifact.json"))
+    assert len(fresh) == len(steps)
+
+
+def test_changed_budget_runs_select_again_and_nothing_before(run: Run, tmp_path: Path) -> None:
+    """A new training for a new limit. An impossible one ends with exit code 1, the nearest miss, and advice."""
+    recipe = tmp_path / "recipe.toml"
+    shutil.copy(run.folder / "tickets.csv", tmp_path / "tickets.csv")
+    recipe.write_text((run.folder / "recipe.toml").read_text() + "size_mb = 0.001\n")
+    done = edgedistill("compile", recipe, "-o", tmp_path / "out", home=run.home, check=1)
+    fresh = {line.split()[0] for line in done.stderr.splitlines() if line.strip() and "cached" not in line}
+    assert fresh <= {"select", "bundle", "page"}
+    assert "No student meets every limit. The nearest miss is" in done.stdout
+    assert "or allow size_mb = " in done.stdout and "No bundle was written" in done.stdout
+    assert not (tmp_path / "out" / "laptop-x86" / "bundle").exists()
+    assert (tmp_path / "out" / "laptop-x86" / "report.html").is_file()
+
+
+def test_second_target_reuses_the_student(run: Run) -> None:
+    """A training a device. A device that is not at hand is undecided: exit code 3, a bundle, and no speed claimed."""
+    done = edgedistill("compile", run.folder / "recipe.toml", "-t", "raspberry-pi-4", "-o", run.folder / "out", home=run.home, check=3)
+    fresh = {line.split()[0] for line in done.stderr.splitlines() if line.strip() and "cached" not in line and not line.startswith(" ")}
+    assert fresh <= {"benchmark", "select", "bundle", "page"}
+    report = json.loads((run.folder / "out" / "raspberry-pi-4" / "report.json").read_text())
+    assert report["how"] == "not measured" and all(not variant["timings"] for variant in report["variants"])
+    assert edgedistill("verify", run.folder / "out" / "raspberry-pi-4" / "bundle", home=run.home).returncode == 0
+
+
+def test_verify_passes_and_finds_a_wrong_answer(run: Run, tmp_path: Path) -> None:
+    """A verify that passes whatever the model answers."""
+    from edgedistill.bundle_format import Golden, digests, read_golden, read_manifest, write_golden, write_manifest
+
+    assert "golden vectors equal" in edgedistill("verify", run.bundle, home=run.home, check=0).stdout
+    spoiled = run.copy_of_bundle(tmp_path / "spoiled")
+    first, *rest = read_golden(spoiled / "golden.jsonl")
+    write_golden(spoiled / "golden.jsonl", [Golden(first.text, first.ids, [value + 1 for value in first.logits], first.answer), *rest])
+    manifest = read_manifest(spoiled)
+    write_manifest(spoiled, type(manifest)(**{**vars(manifest), "files": digests(spoiled)}))
+    done = edgedistill("verify", spoiled, home=run.home, check=1)
+    assert "1 of" in done.stdout and "a logit differs by 1." in done.stdout
+
+
+def test_verify_refuses_a_changed_byte(run: Run, tmp_path: Path) -> None:
+    """A damaged model that is run."""
+    damaged = run.copy_of_bundle(tmp_path / "damaged")
+    content = bytearray((damaged / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (damaged / "model.onnx").write_bytes(content)
+    done = edgedistill("verify", damaged, home=run.home, check=2)
+    assert done.stderr.startswith(f'Error: {damaged}: "model.onnx" was changed after the bundle was made')
+
+
+def test_bench_measures_the_bundle_again(run: Run) -> None:
+    """A bench that repeats old figures instead of measuring."""
+    result = json.loads(edgedistill("bench", run.bundle, "--json", home=run.home, check=0).stdout)
+    assert len(result["samples"]["model_ns"]) >= 1000 and result["state"] == "PASS"
+    csv = edgedistill("bench", run.bundle, "--csv", home=run.home, check=0).stdout.splitlines()
+    assert csv[0] == "tokenize_ns,model_ns,decode_ns" and len(csv) > 1000
+
+
+def test_compare_is_paired(run: Run) -> None:
+    """Two runs compared on different rows. A bundle against itself differs in nothing."""
+    result = json.loads(edgedistill("compare", run.bundle, run.out, "--json", home=run.home, check=0).stdout)
+    assert result["rows"] > 0 and result["accuracy_gain"] == {"value": 0.0, "low": 0.0, "high": 0.0} and result["flips"] == 0
+
+
+def test_report_renders_again(run: Run, tmp_path: Path) -> None:
+    """A page that can only be made while compiling."""
+    edgedistill("report", run.out, "-o", tmp_path / "page.html", home=run.home, check=0)
+    assert (tmp_path / "page.html").read_text() == (run.out / "report.html").read_text()
+
+
+@pytest.mark.parametrize("stage", ["teacher", "label", "distill"])
+def test_kill_9_and_resume(recipe_file: Write, tmp_path: Path, stage: str) -> None:
+    """Minutes of training lost to a kill, or a half result taken for a whole one."""
+    recipe = recipe_file(("epochs        = 6", "epochs = 12"), ("steps         = 60", "steps = 200\ncontrol = false"))
+    home = tmp_path / "home"
+    command = [sys.executable, "-m", "edgedistill.cli", "compile", str(recipe), "--until", "distill"]
+    first = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    pattern = {"teacher": "checkpoint-*/trainer_state.json", "label": "*.parquet", "distill": "checkpoint-*/trainer_state.json"}[stage]
+    drafts = home / "store" / "drafts"
+    for _ in range(2400):
+        if list(drafts.glob(f"{stage}-*/checkpoints/{pattern}")) or first.poll() is not None:
+            break
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    before = {path.name for path in (home / "store").glob("*-*")}
+    assert not any(name.startswith(f"{stage}-") for name in before) or stage == "label"  # one shard is quick: it may have been done
+    done = edgedistill("compile", recipe, "--until", "distill", home=home, check=0)
+    assert {path.name for path in (home / "store").glob("*-*")} > before, "finished work was thrown away"
+    assert all("cached" in line for line in done.stderr.splitlines() if line.split()[0] in {name.split("-")[0] for name in before})
+
+
+def test_two_processes_train_one_student(recipe_file: Write, tmp_path: Path) -> None:
+    """A recipe with processes = 2 that trains twice, deadlocks, or learns nothing."""
+    recipe = recipe_file(("steps         = 60", "steps = 30\nprocesses = 2\ncontrol = false"))
+    edgedistill("compile", recipe, "--until", "distill", home=tmp_path / "home", check=0)
+    (folder,) = (tmp_path / "home" / "store").glob("distill-*")
+    facts = json.loads((folder / "facts.json").read_text())
+    assert facts["batch_size"] == 32 and facts["steps"] == 30
+

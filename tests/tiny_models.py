@@ -1,0 +1,134 @@
+"""Tiny real classifiers of several architectures: seeded random weights that give spread-out logits, and a tokenizer trained on a handful of sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SENTENCES = [
+    "how far is the moon from the earth ?",
+    "who wrote the long novel about the white whale ?",
+    "what is the name of the river that runs through london ?",
+    "when did the first train leave the old station ?",
+    "why do cats sleep all day and run around at night ?",
+    "how many people live in the largest city of brazil ?",
+    "what does the word serendipity mean ?",
+    "where can i buy a cheap ticket for the evening show ?",
+    "who",
+    "is it true that bees never sleep , and if so , how do they rest during the long and cold winter months ?",
+]
+SPECIAL = {"wordpiece": ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), "bpe": ("<pad>", "<unk>", "<s>", "</s>", "<mask>")}
+
+
+def tiny_bert(folder: Path, classes: int = 5, layers: int = 2, hidden: int = 64) -> Path:
+    """A BERT classifier in `folder`."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    size = _tokenizer(folder, "wordpiece")
+    config = BertConfig(vocab_size=size, max_position_embeddings=64, pad_token_id=0, num_labels=classes, **_sizes(layers, hidden))
+    return _save(BertForSequenceClassification(config), folder)
+
+
+def tiny_electra(folder: Path, classes: int = 5, layers: int = 2, hidden: int = 64) -> Path:
+    """An ELECTRA classifier whose embeddings are narrower than its layers."""
+    from transformers import ElectraConfig, ElectraForSequenceClassification
+
+    size = _tokenizer(folder, "wordpiece")
+    config = ElectraConfig(
+        vocab_size=size, embedding_size=32, max_position_embeddings=64, pad_token_id=0, num_labels=classes, **_sizes(layers, hidden)
+    )
+    return _save(ElectraForSequenceClassification(config), folder)
+
+
+def tiny_distilbert(folder: Path, classes: int = 5, layers: int = 2, hidden: int = 64) -> Path:
+    """A DistilBERT classifier: no token types, its own names for everything."""
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    size = _tokenizer(folder, "wordpiece")
+    config = DistilBertConfig(
+        vocab_size=size, max_position_embeddings=64, pad_token_id=0, num_labels=classes, dim=hidden, n_layers=layers, n_heads=4, hidden_dim=2 * hidden
+    )
+    return _save(DistilBertForSequenceClassification(config), folder)
+
+
+def tiny_roberta(folder: Path, classes: int = 5, layers: int = 2, hidden: int = 64) -> Path:
+    """A RoBERTa classifier: positions are counted over the tokens that are not padding, and padding is not id 0."""
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    size = _tokenizer(folder, "bpe")
+    config = RobertaConfig(
+        vocab_size=size, max_position_embeddings=66, pad_token_id=1, bos_token_id=0, eos_token_id=2, num_labels=classes, **_sizes(layers, hidden)
+    )
+    return _save(RobertaForSequenceClassification(config), folder)
+
+
+def tiny_mpnet(folder: Path, classes: int = 5, layers: int = 2, hidden: int = 64) -> Path:
+    """An MPNet classifier: a learned bias by distance on every attention score."""
+    from transformers import MPNetConfig, MPNetForSequenceClassification
+
+    size = _tokenizer(folder, "bpe")
+    config = MPNetConfig(
+        vocab_size=size, max_position_embeddings=66, pad_token_id=1, bos_token_id=0, eos_token_id=2, num_labels=classes, **_sizes(layers, hidden)
+    )
+    return _save(MPNetForSequenceClassification(config), folder)
+
+
+ARCHITECTURES: dict[str, Callable[[Path], Path]] = {
+    "bert": tiny_bert,
+    "electra": tiny_electra,
+    "distilbert": tiny_distilbert,
+    "roberta": tiny_roberta,
+    "mpnet": tiny_mpnet,
+}
+
+
+def _sizes(layers: int, hidden: int) -> dict[str, int]:
+    return {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": 4, "intermediate_size": 2 * hidden}
+
+
+def _save(model: Any, folder: Path) -> Path:
+    import torch
+
+    generator = torch.Generator().manual_seed(7)
+    for name, weight in model.named_parameters():
+        with torch.no_grad():
+            if weight.ndim == 2:  # wide enough that rows, and so logits, differ; default initialisation gives every text the same answer
+                spread = 1.0 if "embedding" in name or "bias" in name else 1.6 / weight.shape[1] ** 0.5
+                weight.copy_(torch.randn(weight.shape, generator=generator) * spread)
+            elif name.endswith("bias"):
+                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.1)
+            elif weight.ndim == 1:
+                weight.copy_(1 + torch.randn(weight.shape, generator=generator) * 0.1)
+    model.save_pretrained(folder)
+    return folder
+
+
+def _tokenizer(folder: Path, kind: str) -> int:
+    """Trains and saves a tokenizer; padding to a fixed length is on, as some repositories ship it. Gives the size of its vocabulary."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    trainer: Any
+    if kind == "wordpiece":
+        pad, unk, cls, sep, mask = SPECIAL[kind]
+        tokenizer = Tokenizer(models.WordPiece(unk_token=unk))
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=[pad, unk, cls, sep, mask])
+    else:
+        pad, unk, cls, sep, mask = SPECIAL[kind]
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=[cls, pad, sep, unk, mask], initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(SENTENCES * 3, trainer)
+    ends = [(token, tokenizer.token_to_id(token)) for token in (cls, sep)]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{cls} $A {sep}", special_tokens=ends)
+    tokenizer.enable_padding(length=64, pad_id=tokenizer.token_to_id(pad), pad_token=pad)
+    folder.mkdir(parents=True, exist_ok=True)
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=pad, unk_token=unk, cls_token=cls, sep_token=sep, mask_token=mask, model_max_length=64
+    )
+    wrapped.save_pretrained(folder)
+    return int(tokenizer.get_vocab_size())
