@@ -269,9 +269,8 @@ def doctor(as_json: AsJson = False) -> None:
 def main() -> None:
     """The console command. Turns every error into one paragraph and its exit code."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as leave:
-        sys.exit(leave.exit_code)
+        # Outside standalone mode typer gives back the code of a typer.Exit instead of leaving.
+        sys.exit(app(standalone_mode=False) or 0)
     except EdgedistillError as error:
         _fail(error)
     except ModuleNotFoundError as error:

@@ -90,6 +90,8 @@ def left_sides(model: Any, nodes: Sequence[Any], batches: Sequence[Batch]) -> di
     """What flows into `nodes` on real rows: the left input of each, float32 [tokens, width]. Padding is left out, it is never an answer's input."""
     import onnx
 
+    if not nodes:
+        return {}
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     names = sorted({node.input[0] for node in nodes})

@@ -202,26 +202,30 @@ def test_report_renders_again(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "page.html").read_text() == (run.out / "report.html").read_text()
 
 
-@pytest.mark.parametrize("stage", ["teacher", "label", "distill"])
-def test_kill_9_and_resume(recipe_file: Write, tmp_path: Path, stage: str) -> None:
-    """Minutes of training lost to a kill, or a half result taken for a whole one."""
-    recipe = recipe_file(("epochs        = 6", "epochs = 12"), ("steps         = 60", "steps = 200\ncontrol = false"))
-    home = tmp_path / "home"
-    command = [sys.executable, "-m", "edgedistill.cli", "compile", str(recipe), "--until", "distill"]
-    first = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    pattern = {"teacher": "checkpoint-*/trainer_state.json", "label": "*.parquet", "distill": "checkpoint-*/trainer_state.json"}[stage]
-    drafts = home / "store" / "drafts"
-    for _ in range(2400):
-        if list(drafts.glob(f"{stage}-*/checkpoints/{pattern}")) or first.poll() is not None:
-            break
-        time.sleep(0.02)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    before = {path.name for path in (home / "store").glob("*-*")}
-    assert not any(name.startswith(f"{stage}-") for name in before) or stage == "label"  # one shard is quick: it may have been done
-    done = edgedistill("compile", recipe, "--until", "distill", home=home, check=0)
-    assert {path.name for path in (home / "store").glob("*-*")} > before, "finished work was thrown away"
-    assert all("cached" in line for line in done.stderr.splitlines() if line.split()[0] in {name.split("-")[0] for name in before})
+STAGES = ["prepare", "teacher", "transfer", "label", "distill", "export", "quantize", "benchmark", "select", "bundle", "page"]
+
+
+def test_kill_9_in_every_stage_and_resume(recipe_file: Write, tmp_path: Path) -> None:
+    """Finished work lost to a kill, a half result taken for a whole one, a lock left behind, or a training that starts again from nothing."""
+    recipe, home = recipe_file(("steps         = 60", "steps = 200\ncontrol = false"), ("epochs        = 6", "epochs = 12")), tmp_path / "home"
+    command = [sys.executable, "-m", "edgedistill.cli", "compile", str(recipe), "-o", str(tmp_path / "out")]
+    finished: set[str] = set()
+    for stage in STAGES:
+        victim = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # The stages that checkpoint are killed after their first checkpoint, the others as soon as their draft is there.
+        sign = "checkpoints/checkpoint-*/trainer_state.json" if stage in ("teacher", "distill") else ""
+        while victim.poll() is None and not list((home / "store" / "drafts").glob(f"{stage}-*[!k]/{sign}".rstrip("/"))):
+            time.sleep(0.002)
+        victim.send_signal(signal.SIGKILL)
+        victim.wait()
+        results = {path.name for path in (home / "store").glob("*-*")}
+        assert results >= finished, f"killed in {stage}: finished work is gone"
+        assert all((home / "store" / name / "artifact.json").is_file() for name in results), f"killed in {stage}: half a result stands"
+        finished = results
+    done = edgedistill("compile", recipe, "-o", tmp_path / "out", home=home, check=0)
+    fresh = [line for line in done.stderr.splitlines() if not line.startswith(" ") and "cached" not in line]
+    assert not any(line.startswith(("teacher", "distill")) for line in fresh), fresh
+    edgedistill("verify", tmp_path / "out" / "laptop-x86" / "bundle", home=home, check=0)
 
 
 def test_two_processes_train_one_student(recipe_file: Write, tmp_path: Path) -> None:

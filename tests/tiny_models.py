@@ -47,7 +47,14 @@ def tiny_distilbert(folder: Path, classes: int = 5, layers: int = 2, hidden: int
 
     size = _tokenizer(folder, "wordpiece")
     config = DistilBertConfig(
-        vocab_size=size, max_position_embeddings=64, pad_token_id=0, num_labels=classes, dim=hidden, n_layers=layers, n_heads=4, hidden_dim=2 * hidden
+        vocab_size=size,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        num_labels=classes,
+        dim=hidden,
+        n_layers=layers,
+        n_heads=4,
+        hidden_dim=2 * hidden,
     )
     return _save(DistilBertForSequenceClassification(config), folder)
 
@@ -58,7 +65,13 @@ def tiny_roberta(folder: Path, classes: int = 5, layers: int = 2, hidden: int = 
 
     size = _tokenizer(folder, "bpe")
     config = RobertaConfig(
-        vocab_size=size, max_position_embeddings=66, pad_token_id=1, bos_token_id=0, eos_token_id=2, num_labels=classes, **_sizes(layers, hidden)
+        vocab_size=size,
+        max_position_embeddings=66,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        num_labels=classes,
+        **_sizes(layers, hidden),
     )
     return _save(RobertaForSequenceClassification(config), folder)
 
@@ -69,7 +82,13 @@ def tiny_mpnet(folder: Path, classes: int = 5, layers: int = 2, hidden: int = 64
 
     size = _tokenizer(folder, "bpe")
     config = MPNetConfig(
-        vocab_size=size, max_position_embeddings=66, pad_token_id=1, bos_token_id=0, eos_token_id=2, num_labels=classes, **_sizes(layers, hidden)
+        vocab_size=size,
+        max_position_embeddings=66,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        num_labels=classes,
+        **_sizes(layers, hidden),
     )
     return _save(MPNetForSequenceClassification(config), folder)
 
@@ -94,7 +113,10 @@ def _save(model: Any, folder: Path) -> Path:
     for name, weight in model.named_parameters():
         with torch.no_grad():
             if weight.ndim == 2:  # wide enough that rows, and so logits, differ; default initialisation gives every text the same answer
-                spread = 1.0 if "embedding" in name or "bias" in name else 1.6 / weight.shape[1] ** 0.5
+                gain = (
+                    4.0 if weight.shape[0] < 16 else 1.0
+                )  # the head; a larger gain inside makes the layers chaotic, as no trained model is
+                spread = 1.0 if "embedding" in name or "bias" in name else gain / weight.shape[1] ** 0.5
                 weight.copy_(torch.randn(weight.shape, generator=generator) * spread)
             elif name.endswith("bias"):
                 weight.copy_(torch.randn(weight.shape, generator=generator) * 0.1)

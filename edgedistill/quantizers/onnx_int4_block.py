@@ -98,12 +98,18 @@ def block_quantize(
         zero = np.clip(np.rint(-low * shrink / scale), 0, 15)
         step = np.clip(np.rint(x / scale) + zero, 0, 15)
         centred = step - zero
-        fitted = (weight * x * centred).sum(axis=2, keepdims=True) / np.maximum((weight * centred**2).sum(axis=2, keepdims=True), np.float32(1e-30))
+        fitted = (weight * x * centred).sum(axis=2, keepdims=True) / np.maximum(
+            (weight * centred**2).sum(axis=2, keepdims=True), np.float32(1e-30)
+        )
         fitted = np.where(fitted > 0, fitted, scale)
         error = (weight * (x - centred * fitted) ** 2).sum(axis=2, keepdims=True)
         better = error < best
         best = np.where(better, error, best)
-        steps, scales, zeros = np.where(better, step, steps).astype(np.uint8), np.where(better, fitted, scales), np.where(better, zero, zeros).astype(np.uint8)
+        steps, scales, zeros = (
+            np.where(better, step, steps).astype(np.uint8),
+            np.where(better, fitted, scales),
+            np.where(better, zero, zeros).astype(np.uint8),
+        )
     return steps, scales[..., 0].astype(np.float32), zeros[..., 0]
 
 

@@ -16,6 +16,7 @@ Sources: arXiv:1712.05877, arXiv:2004.09602 (calibrators compared), onnxruntime.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,6 +46,17 @@ def percentile(values: Array) -> Range:
 
 def entropy(values: Array) -> Range:
     """ONNX Runtime's own search. 1024 bins against 128 steps: with its default of 128 bins there is nothing to search."""
+    key = hashlib.sha256(np.ascontiguousarray(values)).digest()
+    if key not in _SEARCHED:
+        _SEARCHED[key] = _search(values)
+    return _SEARCHED[key]
+
+
+# Sensitivity quantizes the same graph once a layer, with the same activations; the search takes most of a second for a few of them.
+_SEARCHED: dict[bytes, Range] = {}
+
+
+def _search(values: Array) -> Range:
     from onnxruntime.quantization.calibrate import HistogramCollector
 
     with quiet():

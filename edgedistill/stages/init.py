@@ -268,21 +268,25 @@ def warnings(profile: Profile) -> list[str]:
     sizes = [rows for _, rows in profile.classes]
     usable = sum(sizes)
     if profile.bad_rows["total"]:
-        lines.append(f"{profile.bad_rows['total']} rows cannot be used: {prepare.describe_bad(profile.bad_rows)}")
+        lines.append(f"{_count(profile.bad_rows['total'], 'row', 'rows')} cannot be used: {prepare.describe_bad(profile.bad_rows)}")
     if sizes[0] > 10 * sizes[-1] or sizes[0] > 0.8 * usable:
         (most, rows), (least, few) = profile.classes[0], profile.classes[-1]
         lines.append(f"the classes are out of balance: {_shown(most)} has {rows} rows, {_shown(least)} has {few}")
     single = [name for name, rows in profile.classes if rows == 1]
     rare = [name for name, rows in profile.classes if rows < FEW_ROWS]
     if single:
-        lines.append(f"{len(single)} classes have a single row and cannot be split; merge or remove them first: {_some(single)}")
+        lines.append(
+            f"{_count(single, 'class has', 'classes have')} a single row and cannot be split; merge or remove first: {_some(single)}"
+        )
     if rare:
-        lines.append(f"{len(rare)} of {len(sizes)} classes have fewer than {FEW_ROWS} rows: {_some(rare)}")
+        lines.append(f"{len(rare)} of {len(sizes)} classes {'has' if len(rare) == 1 else 'have'} fewer than {FEW_ROWS} rows: {_some(rare)}")
     twins = profile.exact_duplicates + (profile.near_duplicates or 0)
     if twins > 0.2 * usable:
         lines.append(f"{twins} of {usable} rows are duplicates and will be removed; {usable - twins} are left")
     if profile.conflicting_texts:
-        lines.append(f"{profile.conflicting_texts} texts stand with more than one label; the majority's is kept, ties are removed")
+        lines.append(
+            f"{_count(profile.conflicting_texts, 'text stands', 'texts stand')} with more than one label; the majority's is kept, ties are removed"
+        )
     mixed = [name for name, share in profile.scripts.items() if share >= 0.02]
     if len(mixed) > 1:
         lines.append(f"the texts mix scripts ({', '.join(mixed)}); the teacher must know all of these languages")
@@ -291,6 +295,11 @@ def warnings(profile: Profile) -> list[str]:
     if usable - twins < 200:
         lines.append(f"{usable - twins} different rows are few; a held-out fifth of them gives coarse figures")
     return lines
+
+
+def _count(things: int | Sequence[str], one: str, many: str) -> str:
+    number = things if isinstance(things, int) else len(things)
+    return f"{number} {one if number == 1 else many}"
 
 
 def _some(names: Sequence[str]) -> str:

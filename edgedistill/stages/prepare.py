@@ -445,11 +445,13 @@ def _enough_left(sample: _Sample, facts: dict[str, Any], *, one_side: bool) -> N
         )
     single = sorted(name for name, rows in sizes.items() if rows < 2)
     if one_side and single:
+        one = len(single) == 1
         raise DataError(
-            f"{len(single)} of {len(sizes)} classes have a single row left after duplicates were removed, "
-            f"so they cannot stand on both sides of the split: {_listed(single)}.",
+            f"{len(single)} of {len(sizes)} classes {'has' if one else 'have'} a single row left after duplicates were removed "
+            f"and cannot stand on both sides of the split: {_listed(single)}.",
             where=facts["source"],
-            write="Add rows for them, merge them with other classes, or give a test file with test = … under [data].",
+            write=f"Add rows, merge {'it with another class' if one else 'them with other classes'}, "
+            "or give a test file with test = … under [data].",
         )
 
 
@@ -704,7 +706,8 @@ def _warnings(
         if near["removed_with_another_label"]:
             lines.append(f"{name}: {near['removed_with_another_label']} near-duplicates had another label than the text that stayed")
         if facts["conflicting_labels"]["texts"]:
-            lines.append(f"{name}: {facts['conflicting_labels']['texts']} texts stand with more than one label")
+            conflicts = facts["conflicting_labels"]["texts"]
+            lines.append(f"{name}: {conflicts} text{' stands' if conflicts == 1 else 's stand'} with more than one label")
         if facts["bad_rows"]["total"] > 0.1 * facts["rows_read"]:
             lines.append(f"{name}: {facts['bad_rows']['total']} of {facts['rows_read']} rows could not be used")
     leaked = leaks.get("test_in_train")

@@ -136,8 +136,8 @@ def test_what_it_says(tmp_path: Path) -> None:
     shown = "\n".join(lines[5:])
     assert "Warning: 2 rows cannot be used: no label (line 133), no text (line 132)" in shown
     assert "Warning: the classes are out of balance: " in shown
-    assert "Warning: 1 classes have a single row and cannot be split; merge or remove them first: rare" in shown
-    assert "Warning: 1 texts stand with more than one label; the majority's is kept, ties are removed" in shown
+    assert "Warning: 1 class has a single row and cannot be split; merge or remove first: rare" in shown
+    assert "Warning: 1 text stands with more than one label; the majority's is kept, ties are removed" in shown
     assert all(line.startswith("Warning: ") for line in lines[5:])
     assert data_of(profile).bad_rows == "drop"
     assert json.loads(json.dumps(plain(profile)))["exact_duplicates"] == 31
@@ -160,7 +160,7 @@ def test_other_scripts_ask_for_another_teacher(tmp_path: Path) -> None:
 def test_max_tokens_follow_the_lengths(tmp_path: Path) -> None:
     """Every student is built for 128 tokens, or long texts are cut off."""
     short = init.look(save(tmp_path / "a.csv", tickets()))
-    long = init.look(save(tmp_path / "b.csv", [(f"{text} " * 12, label) for text, label in tickets()]))
+    long = init.look(save(tmp_path / "b.csv", [(f"{text} " * 30, label) for text, label in tickets()]))
     assert short.max_tokens == 32
     assert long.max_tokens == 512
 
