@@ -50,7 +50,8 @@ def export(model_dir: Path, out: Path, texts: Sequence[str], max_tokens: int) ->
     """Export the classifier in `model_dir`, check it on `texts`, and give the facts of the check.
 
     model_dir: a Hugging Face folder (config.json, model.safetensors, tokenizer files). max_tokens: longest input, special tokens counted.
-    Facts: `rows`, `error_unfused`, `error_products` and `error_model` (largest |logit - torch's logit|), `tolerance` (same unit), `fused_attention` (nodes).
+    Facts: `rows`; `error_unfused`, `error_products` and `error_model`, each the largest |logit - torch's logit|; `tolerance`, in the same unit;
+    `fused_attention`, the number of attention layers that became one operator.
     Raises ParityError when a graph or the tokenizer file differs from torch's.
     """
     out.mkdir(parents=True, exist_ok=True)

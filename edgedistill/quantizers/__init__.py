@@ -4,8 +4,13 @@ A quantizer is a module with
 
 - `FORMAT`: the format it reads and writes ("onnx");
 - `ABOUT`: one line for people;
-- `quantize(graphs: Path, out: Path, calibration: Calibration, keep_float: frozenset[str]) -> None`:
-  reads `graphs/model.onnx` (fused) or `graphs/unfused.onnx`, writes `out/model.onnx`. `calibration` holds real inputs as arrays; nodes
-  named in `keep_float` stay in float (per-layer sensitivity chooses them);
+- `quantize(graphs: Path, out: Path, calibration: Sequence[Batch], keep_float: frozenset[str]) -> None`:
+  reads what the exporter of its format wrote (`graphs/model.onnx`, fused; `graphs/products.onnx`, every product and table apart), writes
+  `out/model.onnx` and `out/facts.json` (at least `scheme`, `bytes`, `float_bytes`, `kept_float`, `saturation_free`), and nothing else.
+  `calibration`: real rows, each batch {"input_ids": int64 [B, T], "attention_mask": int64 [B, T]}. Nodes named in `keep_float` stay in float
+  (per-layer sensitivity chooses them). The same inputs give the same bytes; nothing is printed. Raises StageError when the graph would answer
+  differently on an x86 CPU without VNNI (int8_safety.py);
 - `layers(graphs: Path) -> list[str]`: the nodes it would quantize, the candidates for `keep_float`.
+
+The smallest, and the tutorial: onnx_int8_dynamic.py.
 """

@@ -136,7 +136,7 @@ def _product(node: Any, weight: npt.NDArray[np.float32], importance: npt.NDArray
         onnx.numpy_helper.from_array(scales.reshape(-1), f"{stem}_scales"),
         onnx.numpy_helper.from_array(pack(zeros).reshape(-1), f"{stem}_zeros"),
     ]
-    facts = {"K": weight.shape[0], "N": weight.shape[1], "bits": 4, "block_size": BLOCK, "accuracy_level": ACCURACY_LEVEL}
+    facts: dict[str, Any] = {"K": weight.shape[0], "N": weight.shape[1], "bits": 4, "block_size": BLOCK, "accuracy_level": ACCURACY_LEVEL}
     inputs = [node.input[0], *(part.name for part in parts)]
     return onnx.helper.make_node("MatMulNBits", inputs, list(node.output), name=node.name, domain="com.microsoft", **facts), parts
 
@@ -156,6 +156,6 @@ def _table(node: Any, table: npt.NDArray[np.float32]) -> tuple[Any, list[Any]]:
         onnx.numpy_helper.from_array(pack(zeros), f"{stem}_zeros"),
     ]
     # Packed in uint8 (bits=4) rather than typed uint4: that type needs opset 21, and older operators of the graph read differently there.
-    facts = {"gather_axis": 0, "quantize_axis": 1, "block_size": block, "bits": 4}
+    facts: dict[str, Any] = {"gather_axis": 0, "quantize_axis": 1, "block_size": block, "bits": 4}
     inputs = [parts[0].name, node.input[1], parts[1].name, parts[2].name]
     return onnx.helper.make_node("GatherBlockQuantized", inputs, list(node.output), name=node.name, domain="com.microsoft", **facts), parts

@@ -46,7 +46,7 @@ def percentile(values: Array) -> Range:
 
 def entropy(values: Array) -> Range:
     """ONNX Runtime's own search. 1024 bins against 128 steps: with its default of 128 bins there is nothing to search."""
-    key = hashlib.sha256(np.ascontiguousarray(values)).digest()
+    key = hashlib.sha256(values.tobytes()).digest()
     if key not in _SEARCHED:
         _SEARCHED[key] = _search(values)
     return _SEARCHED[key]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.tiny_models import ARCHITECTURES, SENTENCES, tiny_bert
 
 from edgedistill.digests import file_digest
 from edgedistill.errors import ParityError
 from edgedistill.exporters import onnx as exporter
 from edgedistill.onnx_graph import run, session
+from tests.tiny_models import ARCHITECTURES, SENTENCES, tiny_bert
 
 MAX_TOKENS = 48
 

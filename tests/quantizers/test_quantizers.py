@@ -8,7 +8,6 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from tests.tiny_models import SENTENCES, tiny_bert
 
 from edgedistill import plugins
 from edgedistill.digests import file_digest, tree_digest
@@ -16,6 +15,7 @@ from edgedistill.errors import StageError
 from edgedistill.exporters.onnx import batches, export
 from edgedistill.int8_safety import require_saturation_free, saturation_free
 from edgedistill.onnx_graph import Batch, run, session
+from tests.tiny_models import SENTENCES, tiny_bert
 
 # Of the standard deviation of the logits, root mean square over rows. Random weights have
 # no slack: a real student's logits move by 0.02 (int8) and 0.035 (int4).

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.tiny_models import SENTENCES, tiny_bert
 
 from edgedistill import plugins
 from edgedistill.exporters.onnx import batches, export
 from edgedistill.onnx_graph import Batch, quiet, run
+from tests.tiny_models import SENTENCES, tiny_bert
 
 QEMU = shutil.which("qemu-x86_64")
 SCHEMES = [name for name in plugins.names("quantizers") if plugins.find("quantizers", name).FORMAT == "onnx"]
