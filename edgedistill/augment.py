@@ -19,6 +19,7 @@ from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +56,7 @@ class Augmenter:
         self._slots: dict[tuple[str, str], tuple[list[str], list[int]]] = {}
         self._longest = max((len(row) for row in self.rows), default=0)
 
-    def grow(self, count: int, methods: Mapping[str, float], seed: int, exclude: Iterable[str], normal: Callable[[str], str]) -> list[str]:
+    def grow(self, count: int, methods: Mapping[Any, float], seed: int, exclude: Iterable[str], normal: Callable[[str], str]) -> list[str]:
         """Up to `count` new texts; fewer when the texts give no more.
 
         methods: operation → share. exclude: texts that must not come out (the test set, the originals). normal: the form under which two

@@ -92,7 +92,12 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
         results |= binaries
         if until in ("benchmark", "select", "bundle"):
             entries, files = _entries(graphs, binaries)
-            facts = {"name": recipe.name, "task": recipe.task, "target": target.model_dump(mode="json"), "max_tokens": tokens}
+            facts: dict[str, Any] = {
+                "name": recipe.name,
+                "task": recipe.task,
+                "target": target.model_dump(mode="json"),
+                "max_tokens": tokens,
+            }
             measured = make(
                 benchmark.BENCHMARK,
                 benchmark.Params(**facts, entries=entries, machine=benchmark.this_machine(), seed=recipe.seed),

@@ -76,12 +76,19 @@ class Teacher(Section):
     below_floor: Literal["stop", "accept"] = Field("stop", description="what to do when TF-IDF with a linear SVM beats the teacher")
 
 
+Method = Literal["delete", "replace", "similar", "recombine", "typo", "case"]
+
+
+def _default_methods() -> dict[Method, float]:
+    return {"replace": 0.25, "similar": 0.4, "recombine": 0.2, "delete": 0.1, "typo": 0.03, "case": 0.02}
+
+
 class Transfer(Section):
     """`[transfer]`: the unlabelled texts that the teacher labels for the student."""
 
     growth: float = Field(8, ge=1, le=100, description="size of the transfer set, in multiples of the training rows")
-    methods: dict[Literal["delete", "replace", "similar", "recombine", "typo", "case"], float] = Field(
-        default_factory=lambda: {"replace": 0.25, "similar": 0.4, "recombine": 0.2, "delete": 0.1, "typo": 0.03, "case": 0.02},
+    methods: dict[Method, float] = Field(
+        default_factory=_default_methods,
         description="label-free augmentation and the share of each",
     )
 

@@ -41,7 +41,7 @@ class Timings(_Stored):
 
     def total_ms(self) -> Array:
         """Text in to answer out, milliseconds, float64 [n]."""
-        return (np.asarray(self.tokenize_ns) + np.asarray(self.model_ns) + np.asarray(self.decode_ns)) / 1e6
+        return np.asarray(np.sum([self.tokenize_ns, self.model_ns, self.decode_ns], axis=0) / 1e6)
 
 
 class Variant(_Stored):
@@ -107,8 +107,8 @@ class Report(_Stored):
 
     def correct(self, variant: Variant, rows: Sequence[int] | None = None) -> Array:
         """1.0 where the answer is right, else 0.0; float64 over all test rows, or over `rows`."""
-        right = (np.asarray(variant.predicted) == np.asarray(self.expected)).astype(float)
-        return right if rows is None else right[np.asarray(rows, dtype=int)]
+        right: Array = (np.asarray(variant.predicted) == np.asarray(self.expected)).astype(float)
+        return right if rows is None else np.asarray(right[np.asarray(rows, dtype=int)])
 
 
 def read_report(path: Path) -> Report:
@@ -219,13 +219,13 @@ def _order_ranks(count: int, share: float) -> tuple[int, int]:
 @lru_cache(maxsize=256)
 def _log_choose(count: int) -> Array:
     logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, count + 1)))])
-    return logs[count] - logs - logs[::-1]
+    return np.asarray(logs[count] - logs - logs[::-1])
 
 
 def binomial_pmf(count: int, share: float) -> Array:
     """P(Binomial(count, share) = k) for k = 0 … count, float64 [count + 1]. 0 < share < 1."""
     successes = np.arange(count + 1)
-    return np.exp(_log_choose(count) + successes * math.log(share) + (count - successes) * math.log1p(-share))
+    return np.asarray(np.exp(_log_choose(count) + successes * math.log(share) + (count - successes) * math.log1p(-share)))
 
 
 def binomial_cdf(successes: int, count: int, share: float) -> float:

@@ -20,6 +20,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from edgedistill.digests import tree_digest
 from edgedistill.errors import SourceError, missing_extra
@@ -169,7 +170,7 @@ def _from_hub(spec: str, where: str) -> tuple[Path, str]:
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ModuleNotFoundError as error:
         raise missing_extra(error, "a hub source") from error
-    facts = {"repo_id": match["repo"], "repo_type": "dataset" if match["kind"] else "model", "revision": match["revision"]}
+    facts: dict[str, Any] = {"repo_id": match["repo"], "repo_type": "dataset" if match["kind"] else "model", "revision": match["revision"]}
     wanted = [match["inner"], f"{match['inner']}/*"] if match["inner"] else MODEL_FILES
     try:
         snapshot = Path(snapshot_download(**facts, allow_patterns=wanted, tqdm_class=None))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -134,7 +133,7 @@ class Store:
         }
         (draft / RECORD).write_text(json.dumps(record, indent=1))
         place = self._place(stage, key)
-        os.replace(draft, place)  # last, and atomic: existence means completeness
+        draft.replace(place)  # last, and atomic: existence means completeness
         return Artifact(place, key, stage.name, record["seconds"], cached=False)
 
     def _place(self, stage: Stage, key: str) -> Path:

@@ -64,7 +64,7 @@ def train(
     from torch.utils.data import Dataset
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    class Rows(Dataset):  # type: ignore[misc,type-arg]  # torch's stubs make Dataset Any under strict settings
+    class Rows(Dataset):  # type: ignore[type-arg]  # torch's stubs make Dataset Any under strict settings
         def __len__(self) -> int:
             return len(tokens)
 
@@ -90,7 +90,7 @@ def train(
             if state.is_world_process_zero:
                 tick(label, state.global_step, state.max_steps)
 
-    arguments = dict(
+    arguments = TrainingArguments(
         output_dir=str(checkpoints),
         max_steps=schedule.steps,
         per_device_train_batch_size=schedule.batch_size,
@@ -116,9 +116,7 @@ def train(
     )
     checkpoints.mkdir(parents=True, exist_ok=True)
     with quiet():
-        trainer = Learner(
-            model=model, args=TrainingArguments(**arguments), train_dataset=Rows(), data_collator=collate, callbacks=[Progress()]
-        )
+        trainer = Learner(model=model, args=arguments, train_dataset=Rows(), data_collator=collate, callbacks=[Progress()])
         trainer.train(resume_from_checkpoint=_newest(checkpoints))
     model.eval()
 

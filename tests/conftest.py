@@ -19,7 +19,29 @@ QUEUES = {
     "delivery": ["parcel", "courier", "late", "tracking", "shipped", "address", "arrived", "package"],
     "account": ["password", "login", "email", "locked", "username", "profile", "reset", "signin"],
 }
-FILLERS = "my the I please help with about was not yet still again since yesterday order number today can you why is".split()
+FILLERS = [
+    "my",
+    "the",
+    "I",
+    "please",
+    "help",
+    "with",
+    "about",
+    "was",
+    "not",
+    "yet",
+    "still",
+    "again",
+    "since",
+    "yesterday",
+    "order",
+    "number",
+    "today",
+    "can",
+    "you",
+    "why",
+    "is",
+]
 
 
 @pytest.fixture(autouse=True)

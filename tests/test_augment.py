@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from edgedistill.augment import Augmenter, neighbours
 
-TEXTS = ["who wrote the red book", "who wrote the blue book", "where is the red house", "where was the old red bridge", "what did the old man say"]
+TEXTS = [
+    "who wrote the red book",
+    "who wrote the blue book",
+    "where is the red house",
+    "where was the old red bridge",
+    "what did the old man say",
+]
 ALL = {"replace": 1.0, "similar": 1.0, "recombine": 1.0, "delete": 1.0, "typo": 1.0, "case": 1.0}
 
 

@@ -99,10 +99,13 @@ def test_golden_vectors_cover_the_awkward(run: Run) -> None:
 def test_student_answers_as_in_torch(run: Run) -> None:
     """A shipped binary that answers otherwise than the model that was trained."""
     import torch
+
     from edgedistill.bundle_format import read_golden
     from edgedistill.models import load_model
 
-    (folder,) = [path for path in (run.home / "store").glob("distill-*") if json.loads((path / "facts.json").read_text())["run"] == "distilled"]
+    (folder,) = [
+        path for path in (run.home / "store").glob("distill-*") if json.loads((path / "facts.json").read_text())["run"] == "distilled"
+    ]
     model = load_model(folder / "model", "text-classification", ["account", "billing", "delivery"])
     agree = []
     for golden in read_golden(run.bundle / "golden.jsonl"):
@@ -207,7 +210,10 @@ STAGES = ["prepare", "teacher", "transfer", "label", "distill", "export", "quant
 
 def test_kill_9_in_every_stage_and_resume(recipe_file: Write, tmp_path: Path) -> None:
     """Finished work lost to a kill, a half result taken for a whole one, a lock left behind, or a training that starts again from nothing."""
-    recipe, home = recipe_file(("steps         = 60", "steps = 200\ncontrol = false"), ("epochs        = 6", "epochs = 12")), tmp_path / "home"
+    recipe, home = (
+        recipe_file(("steps         = 60", "steps = 200\ncontrol = false"), ("epochs        = 6", "epochs = 12")),
+        tmp_path / "home",
+    )
     command = [sys.executable, "-m", "edgedistill.cli", "compile", str(recipe), "-o", str(tmp_path / "out")]
     finished: set[str] = set()
     for stage in STAGES:
@@ -235,4 +241,3 @@ def test_two_processes_train_one_student(recipe_file: Write, tmp_path: Path) -> 
     (folder,) = (tmp_path / "home" / "store").glob("distill-*")
     facts = json.loads((folder / "facts.json").read_text())
     assert facts["batch_size"] == 32 and facts["steps"] == 30
-

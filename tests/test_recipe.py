@@ -31,7 +31,9 @@ def test_unknown_key_offers_the_nearest(recipe_file: Write) -> None:
 
 def test_all_problems_at_once(recipe_file: Write) -> None:
     """One problem a run: fix, run, fix, run."""
-    path = recipe_file(("max_tokens = 32", 'max_tokens = "many"'), ('task = "classify"', 'task = "clasify"'), ("growth = 3", "growth = 0.5"))
+    path = recipe_file(
+        ("max_tokens = 32", 'max_tokens = "many"'), ('task = "classify"', 'task = "clasify"'), ("growth = 3", "growth = 0.5")
+    )
     with pytest.raises(RecipeError) as error:
         read_recipe(path)
     lines = str(error.value).splitlines()
@@ -45,7 +47,11 @@ def test_all_problems_at_once(recipe_file: Write) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "text"),
     [
-        ("steps         = 60", 'steps = 60\nlosses = [{kind = "soft_tarket"}]', 'distill.losses: there is no loss called "soft_tarket". Did you mean "soft_target"?'),
+        (
+            "steps         = 60",
+            'steps = 60\nlosses = [{kind = "soft_tarket"}]',
+            'distill.losses: there is no loss called "soft_tarket". Did you mean "soft_target"?',
+        ),
         (
             "steps         = 60",
             'steps = 60\nlosses = [{kind = "soft_target", temprature = 1.0}]',

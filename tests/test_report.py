@@ -29,7 +29,9 @@ from edgedistill.report import (
 
 
 def timings(*milliseconds: float) -> Timings:
-    return Timings(tokenize_ns=[0] * len(milliseconds), model_ns=[round(ms * 1e6) for ms in milliseconds], decode_ns=[0] * len(milliseconds))
+    return Timings(
+        tokenize_ns=[0] * len(milliseconds), model_ns=[round(ms * 1e6) for ms in milliseconds], decode_ns=[0] * len(milliseconds)
+    )
 
 
 def variant(name: str, role: str = "student", scheme: str = "float", predicted: list[int] | None = None, **facts: object) -> Variant:

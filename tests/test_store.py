@@ -160,7 +160,9 @@ def test_killed_builder_resumes(tmp_path: Path) -> None:
     assert (tmp_path / "ran-two").read_text() == "resumed"
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+@given(
+    st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
+)
 def test_canonical_ignores_order_and_loses_nothing(value: object) -> None:
     """Two keys for one value, or one key for two."""
     assert json.loads(canonical(value)) == value

@@ -23,7 +23,10 @@ def trained(kind: str) -> Tokenizer:
     """A tokenizer of each model type, trained on the corpus."""
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     if kind == "WordPiece":
-        tokenizer, trainer = Tokenizer(models.WordPiece(unk_token="<unk>")), trainers.WordPieceTrainer(vocab_size=300, special_tokens=special)
+        tokenizer, trainer = (
+            Tokenizer(models.WordPiece(unk_token="<unk>")),
+            trainers.WordPieceTrainer(vocab_size=300, special_tokens=special),
+        )
         tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.BertPreTokenizer()
     elif kind == "BPE":
         tokenizer = Tokenizer(models.BPE())

@@ -42,7 +42,7 @@ class LocalRunner:
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Send one request, wait for its answer. Raises StageError with the runner's last words when it died."""
-        assert self._process.stdin and self._process.stdout  # noqa: S101  # both are pipes
+        assert self._process.stdin and self._process.stdout  # both are pipes
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from edgedistill import plugins
 from edgedistill.errors import StageError
@@ -75,7 +76,7 @@ def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels:
     rows_a_step = params.distill.batch_size * params.distill.processes
     steps = params.distill.steps or max(1, round(params.distill.epochs * len(rows.texts) / rows_a_step))
     texts = [rows.texts[place] for place in places]
-    columns = {
+    columns: dict[str, npt.NDArray[Any]] = {
         "labels": rows.labels[list(places)].astype(np.int64),
         "teacher_logits": read_labels(labels / "labels.parquet", [rows.keys[place] for place in places]),
     }
@@ -128,7 +129,7 @@ def _in_processes(out: Path, params: Params, inputs: dict[str, Path]) -> None:
         [*command, "-m", "edgedistill.stages.distill", str(job)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     words = []
-    assert done.stdout and done.stderr  # noqa: S101  # both are pipes
+    assert done.stdout and done.stderr  # both are pipes
     for line in done.stdout:
         if line.startswith('{"tick"'):
             tick(*json.loads(line)["tick"])

@@ -26,8 +26,30 @@ SHARD = 4096  # rows a checkpoint of the labelling
 
 # Licences under which outputs may train another model and the result may be given away. SPDX names, lower case.
 OPEN_LICENCES = frozenset(
-    "apache-2.0 mit bsd-2-clause bsd-3-clause isc unlicense cc0-1.0 cc-by-4.0 cc-by-3.0 cc-by-sa-4.0 cc-by-sa-3.0 mpl-2.0 "
-    "openrail++ bigscience-openrail-m creativeml-openrail-m odc-by pddl 0bsd zlib artistic-2.0 cdla-permissive-2.0 epl-2.0".split()
+    {
+        "apache-2.0",
+        "mit",
+        "bsd-2-clause",
+        "bsd-3-clause",
+        "isc",
+        "unlicense",
+        "cc0-1.0",
+        "cc-by-4.0",
+        "cc-by-3.0",
+        "cc-by-sa-4.0",
+        "cc-by-sa-3.0",
+        "mpl-2.0",
+        "openrail++",
+        "bigscience-openrail-m",
+        "creativeml-openrail-m",
+        "odc-by",
+        "pddl",
+        "0bsd",
+        "zlib",
+        "artistic-2.0",
+        "cdla-permissive-2.0",
+        "epl-2.0",
+    }
 )
 # Terms that forbid it, or forbid shipping the result in a product.
 FORBIDDING = {
@@ -155,7 +177,8 @@ def floor_accuracy(train: Any, test: Any) -> float:
     from sklearn.pipeline import make_pipeline
     from sklearn.svm import LinearSVC
 
-    floor = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+"), LinearSVC(random_state=0))
+    words = r"\S+"
+    floor = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=words), LinearSVC(random_state=0))
     try:
         floor.fit(train.texts, train.labels)
     except ValueError:  # an empty vocabulary: no text has a word

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from edgedistill.augment import Augmenter, neighbours
-from edgedistill.models import load_tokenizer, token_table
+from edgedistill.models import token_table
 from edgedistill.recipe import Transfer
 from edgedistill.stages.prepare import near_duplicates, normalised
 from edgedistill.store import Stage

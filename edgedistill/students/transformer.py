@@ -102,7 +102,7 @@ def _layer_stack(model: Any, count: int) -> str:
             f"no stack of {count} layers was found in a {model.config.model_type} model.",
             write="Take an encoder with one stack of layers, such as BERT, MPNet, DistilBERT, RoBERTa or ELECTRA.",
         )
-    return min(stacks, key=len)
+    return str(min(stacks, key=len))
 
 
 def prune_feed_forward(model: Any, width: int, tokenizer: Any, texts: Sequence[str]) -> None:
@@ -162,7 +162,8 @@ def _inputs_of(model: Any, module: Any, tokenizer: Any, texts: Sequence[str]) ->
     """What `module` gets for every real token of `texts`: float [tokens, features]."""
     import torch
 
-    seen, masks = [], []
+    seen: list[Any] = []
+    masks: list[Any] = []
     hook = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][masks[-1]]))
     with torch.inference_mode():
         for begin in range(0, len(texts), 64):

@@ -1,7 +1,7 @@
 """Ask the shipped model which kind of answer a question wants. Needs a bundle, onnxruntime, tokenizers and numpy; nothing else.
 
-    python sample_apps/question_router/ask.py "Who wrote Hamlet ?"
-    echo "How far is the moon ?" | python sample_apps/question_router/ask.py --bundle out/question-router/laptop-x86/bundle
+python sample_apps/question_router/ask.py "Who wrote Hamlet ?"
+echo "How far is the moon ?" | python sample_apps/question_router/ask.py --bundle out/question-router/laptop-x86/bundle
 """
 
 from __future__ import annotations

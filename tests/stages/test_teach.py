@@ -130,7 +130,9 @@ def test_interrupted_labelling_goes_on(headed: Path, tmp_path: Path, monkeypatch
     label(out, params, **inputs)
     assert asked == [16, 16, 16, 16, 12], "the two finished shards were asked for again"
     keys = make_rows(texts).keys
-    np.testing.assert_allclose(read_labels(out / "labels.parquet", keys), real(headed, texts, CLASSES, TASK, Teacher(model="m"), 32, "float32"), atol=1e-5)
+    np.testing.assert_allclose(
+        read_labels(out / "labels.parquet", keys), real(headed, texts, CLASSES, TASK, Teacher(model="m"), 32, "float32"), atol=1e-5
+    )
     shuffled = keys[::-1]
     np.testing.assert_array_equal(read_labels(out / "labels.parquet", shuffled), read_labels(out / "labels.parquet", keys)[::-1])
     with pytest.raises(StageError, match="1 texts of the transfer set have no soft label"):
@@ -169,7 +171,9 @@ def test_remote_code_is_refused(tiny_teacher: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(SourceError) as error:
         check_folder(tmp_path)
-    assert "the model asks to run code of its own (auto_map: AutoModel). edgedistill never runs code from a model folder" in str(error.value)
+    assert "the model asks to run code of its own (auto_map: AutoModel). edgedistill never runs code from a model folder" in str(
+        error.value
+    )
     assert error.value.exit_code == 2
 
 
