@@ -83,8 +83,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"Known: {', '.join(names)}." if names else ""
 
 
-def missing_extra(error: ModuleNotFoundError, who: str) -> MissingExtraError:
+def missing_extra(error: ModuleNotFoundError, who: str, extra: str = "compile") -> MissingExtraError:
     """The one error for a package that is not installed: says who needs it and the command that installs it."""
     return MissingExtraError(
-        f"{who} needs the package {error.name}, which is not installed.", write="Run: pip install 'edgedistill[compile]'"
+        f"{who} needs the package {error.name}, which is not installed.", write=f"Run: pip install 'edgedistill[{extra}]'"
     )

@@ -4,7 +4,7 @@
 a0·w0 + a1·w1 is clipped at 32767. CPUs with VNNI, and arm64, add into 32 bits. So a weight matrix that uses all of int8 gives other answers on
 an older laptop than on the machine it was tested on. Activations reach 255, so the sum is safe exactly when the positive parts of two neighbours
 along the inner dimension sum to at most 128, and the negative ones too: 255 · 128 = 32640. Weights of 7 bits (`reduce_range`) always are.
-ONNX Runtime multiplies unsigned weights (u8 × u8) in wider steps, which never saturate.
+ONNX Runtime multiplies unsigned weights (u8 × u8) in wider steps, which never saturate; 4-bit weights are too small to.
 
 This is a proof over the weights, needs no such CPU, and takes milliseconds.
 Source: Intel 64 and IA-32 Architectures Software Developer's Manual, PMADDUBSW; onnxruntime/core/mlas, the U8S8 and U8U8 AVX2 kernels.

@@ -6,6 +6,7 @@ optimum's TasksManager knows which class serves a task, its NormalizedConfigMana
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import numpy.typing as npt
 
 from edgedistill.errors import SourceError
 from edgedistill.training import quiet
+
+# Where bitsandbytes is installed, loading any model imports it, and it then warns that it may not fetch kernels from a hub. It should not.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def check_folder(folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ then finds the first one's result.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -111,6 +112,8 @@ class Store:
         except (EdgedistillError, OSError):
             raise
         except Exception as problem:
+            if "os error 28" in str(problem):  # safetensors is written in Rust and wraps the system's "no space left"
+                raise OSError(errno.ENOSPC, str(problem)) from problem
             raise StageError(
                 f"the stage {stage.name} failed: {type(problem).__name__}: {problem}.",
                 where=str(draft),
@@ -186,8 +189,6 @@ def _version(package: str) -> str:
 
 
 def _no_room(problem: OSError, stage: Stage, root: Path) -> EdgedistillError:
-    import errno
-
     if problem.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreError(
             f"no space is left on the disk while the stage {stage.name} was writing.",

@@ -1,4 +1,4 @@
-"""Tiny real classifiers of several architectures: seeded random weights that give spread-out logits, and a tokenizer trained on a handful of sentences."""
+"""Tiny real classifiers of several architectures: seeded random weights that give spread-out logits, and a tokenizer over a handful of sentences."""
 
 from __future__ import annotations
 
@@ -127,24 +127,37 @@ def _save(model: Any, folder: Path) -> Path:
 
 
 def _tokenizer(folder: Path, kind: str) -> int:
-    """Trains and saves a tokenizer; padding to a fixed length is on, as some repositories ship it. Gives the size of its vocabulary."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    """Saves a tokenizer; padding to a fixed length is on, as some repositories ship it. Gives the size of its vocabulary.
+
+    The vocabulary is spelt out, not trained: the trainers of `tokenizers` break ties in another order each run, and every figure of a test with them.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    trainer: Any
+    pad, unk, cls, sep, mask = SPECIAL[kind]
     if kind == "wordpiece":
-        pad, unk, cls, sep, mask = SPECIAL[kind]
-        tokenizer = Tokenizer(models.WordPiece(unk_token=unk))
+        words = sorted({word for sentence in SENTENCES for word in sentence.split()})
+        letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+        pieces = [
+            pad,
+            unk,
+            cls,
+            sep,
+            mask,
+            *letters,
+            *(f"##{letter}" for letter in letters),
+            *(word for word in words if len(word) > 1 or word in "?,"),
+        ]
+        tokenizer = Tokenizer(models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token=unk))
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=[pad, unk, cls, sep, mask])
     else:
-        pad, unk, cls, sep, mask = SPECIAL[kind]
-        tokenizer = Tokenizer(models.BPE())
+        pieces = [cls, pad, sep, unk, mask, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+        merges = [("t", "h"), ("i", "n"), ("e", "r")]
+        pieces += ["".join(pair) for pair in merges]
+        tokenizer = Tokenizer(models.BPE({piece: number for number, piece in enumerate(pieces)}, merges))
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=[cls, pad, sep, unk, mask], initial_alphabet=alphabet)
-    tokenizer.train_from_iterator(SENTENCES * 3, trainer)
+    tokenizer.add_special_tokens([pad, unk, cls, sep, mask])
     ends = [(token, tokenizer.token_to_id(token)) for token in (cls, sep)]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{cls} $A {sep}", special_tokens=ends)
     tokenizer.enable_padding(length=64, pad_id=tokenizer.token_to_id(pad), pad_token=pad)

@@ -56,7 +56,8 @@ def _installed(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "missing: pip install 'edgedistill[compile]'"
+        extra = "lowbit" if package in OPTIONAL else "compile"
+        return f"missing: pip install 'edgedistill[{extra}]'"
 
 
 def _training() -> str:

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill import tables
+from edgedistill.duplicates import near_duplicates, normalised
 from edgedistill.errors import DataError
 from edgedistill.recipe import Data
+from edgedistill.slices import words
 from edgedistill.stages import prepare
 
 TEXT_NAMES = (
@@ -117,7 +119,7 @@ def look(path: Path) -> Profile:
             good.append((value or "", (name or "").strip()))
     groups: dict[str, set[str]] = {}
     for value, name in good:
-        groups.setdefault(prepare.normalised(value), set()).add(name)
+        groups.setdefault(normalised(value), set()).add(name)
     threshold = float(Data.model_fields["near_duplicate"].default)
     kept = [value for value, _ in good]
     lengths = prepare.lengths(kept)
@@ -134,7 +136,7 @@ def look(path: Path) -> Profile:
         classes=tuple(sorted(Counter(name for _, name in good).items(), key=lambda item: (-item[1], item[0]))),
         bad_rows=prepare.bad_rows(bad, table.unit),
         exact_duplicates=len(good) - len(groups),
-        near_duplicates=len(prepare.near_duplicates(list(groups), threshold)) if len(groups) <= NEAR_ROWS else None,
+        near_duplicates=len(near_duplicates(list(groups), threshold)) if len(groups) <= NEAR_ROWS else None,
         conflicting_texts=sum(len(names) > 1 for names in groups.values()),
         lengths=lengths,
         scripts=prepare.scripts(kept),
@@ -203,7 +205,7 @@ def _can_be_text(column: Column) -> bool:
 
 def _unspaced(column: Column) -> bool:
     """Chinese and Japanese texts have no spaces to count words by."""
-    return len(prepare.words(column.example)) >= 4
+    return len(words(column.example)) >= 4
 
 
 def _like_text(column: Column) -> float:

@@ -1,9 +1,8 @@
 """Prepare: data files in, clean rows and a data card out.
 
 A figure is worth what the test set is worth, so this stage is strict about it. Texts that are equal after normalisation, or nearly equal,
-are one row; only then is the test set held out, so a near-duplicate never stands on both sides. Near-duplicates are found by MinHash
-(Broder, 1997) and locality-sensitive hashing, and each pair so found is confirmed by its true Jaccard similarity. That deduplication
-changes measured accuracy is shown by Lee et al., "Deduplicating Training Data Makes Language Models Better" (arXiv:2107.06499).
+are one row (`duplicates`); only then is the test set held out, so a near-duplicate never stands on both sides. Its rows are marked with
+the slices that they belong to (`slices`).
 
 Everything that was removed is counted in `card.json`, with examples. Nothing is dropped silently: a row that cannot be used stops the
 stage, unless the recipe says `bad_rows = "drop"`.
@@ -16,25 +15,21 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgedistill import tables
+from edgedistill.duplicates import near_duplicates, normalised
 from edgedistill.errors import DataError, nearest
-from edgedistill.progress import tick
 from edgedistill.recipe import Data, SliceByColumn
+from edgedistill.slices import BUILT_IN, Baseline, baseline, letters, slices_of, words
 from edgedistill.store import Stage
 
-SHINGLE = 5  # characters; DESIGN's near_duplicate is stated over these
-PERMUTATIONS = 128
-MISSED = 1e-3  # how likely a pair exactly at the threshold may be overlooked
 FEWEST_ROWS = 10  # below this no split, and no figure from it, means anything
 EXAMPLES = 3
 FIRST = 5  # line numbers named in an error and in the card
@@ -268,11 +263,6 @@ def _two_classes(sample: _Sample, facts: dict[str, Any]) -> None:
 # --- duplicates -------------------------------------------------------------------------------------------------------------------------
 
 
-def normalised(text: str) -> str:
-    """The form in which two texts count as the same: Unicode NFKC, case folded, runs of whitespace made one space."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
 def _deduplicated(sample: _Sample, facts: dict[str, Any], threshold: float) -> _Sample:
     """One row for each text; what was removed is added to `facts`.
 
@@ -328,82 +318,6 @@ def _deduplicated(sample: _Sample, facts: dict[str, Any], threshold: float) -> _
         "rows_left": len(kept) - len(removed),
     }
     return sample.take(place for place in kept if place not in removed)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two places whose texts are near-duplicates: `removed` goes because `kept` stays."""
-
-    kept: int
-    removed: int
-    similarity: float
-
-
-def near_duplicates(texts: Sequence[str], threshold: float, against: Sequence[str] = ()) -> list[Pair]:
-    """Texts that are nearly the same as an earlier one that stays, or as one of `against` (then `kept` is its place there).
-
-    texts: normalised. threshold: Jaccard similarity of their sets of character 5-grams; 1 finds nothing. With `against`, texts are
-    compared with those alone. No two texts that stay are near-duplicates, short of the MISSED chance of the hashing. The order of texts
-    decides, nothing else.
-    """
-    if threshold >= 1 or not texts:
-        return []
-    from datasketch import MinHash, MinHashLSH
-
-    everything = [*against, *texts]
-    index = MinHashLSH(num_perm=PERMUTATIONS, params=_bands(threshold))
-    hashes = MinHash.generator((_shingles(text) for text in everything), num_perm=PERMUTATIONS, hashfunc=zlib.crc32)
-    signatures = np.empty((len(everything), PERMUTATIONS), np.uint64)
-    pairs: list[Pair] = []
-    for place, minhash in enumerate(hashes):
-        signatures[place] = minhash.hashvalues
-        if place % 1000 == 0:
-            tick("near duplicates", place, len(everything))
-        if place >= len(against):
-            twin = _nearest_twin(place, np.array(sorted(index.query(minhash)), np.int64), signatures, everything, threshold)
-            if twin:
-                pairs.append(Pair(twin[0], place - len(against), twin[1]))
-                continue
-            if against:
-                continue
-        index.insert(place, minhash, check_duplication=False)
-    return pairs
-
-
-def _nearest_twin(place: int, candidates: Any, signatures: Any, texts: Sequence[str], threshold: float) -> tuple[int, float] | None:
-    """The first candidate that truly is a near-duplicate, and how alike it is."""
-    if not len(candidates):
-        return None
-    # The signatures estimate the similarity with a deviation of at most 0.045; five of those below the threshold is not worth a closer
-    # look.
-    likely = (signatures[candidates] == signatures[place]).mean(axis=1) >= threshold - 0.22
-    mine = _shingles(texts[place])
-    for candidate in candidates[likely]:
-        theirs = _shingles(texts[candidate])
-        common = len(mine & theirs)
-        similarity = common / (len(mine) + len(theirs) - common)
-        if similarity >= threshold:
-            return int(candidate), similarity
-    return None
-
-
-def _shingles(text: str) -> set[bytes]:
-    """The character 5-grams of a text; a shorter text is its own."""
-    if text.isascii():
-        content = text.encode()
-        return {content[start : start + SHINGLE] for start in range(max(1, len(content) - SHINGLE + 1))}
-    return {text[start : start + SHINGLE].encode() for start in range(max(1, len(text) - SHINGLE + 1))}
-
-
-@cache
-def _bands(threshold: float) -> tuple[int, int]:
-    """(bands, rows a band): the longest bands, so the fewest false candidates, that overlook a pair at the threshold at most MISSED often.
-
-    datasketch's own choice weighs misses and false candidates alike, and at 0.9 overlooks every tenth pair; false ones only cost us time.
-    """
-    sizes = [size for size in range(1, PERMUTATIONS // 2 + 1) if (1 - threshold**size) ** (PERMUTATIONS // size) <= MISSED]
-    size = max(sizes, default=1)
-    return PERMUTATIONS // size, size
 
 
 def _without_leaks(sample: _Sample, other: _Sample, threshold: float) -> tuple[_Sample, dict[str, Any]]:
@@ -511,119 +425,7 @@ def _as_rows(sample: _Sample, number: dict[str, int], slices: list[list[str]] | 
     return tables.make_rows(sample.texts, [number.get(label, -1) for label in sample.labels], slices, sample.numbers)
 
 
-# --- slices -----------------------------------------------------------------------------------------------------------------------------
-
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_PIECE = re.compile(rf"[{_CJK}]|[^\s{_CJK}]+")
-_WORD = re.compile(r"[^\W\d_]{5,}")
-
-
-def words(text: str) -> list[str]:
-    """The words of a text: what whitespace separates and holds a letter or digit. Each Chinese or Japanese character counts as one."""
-    return [piece for piece in _PIECE.findall(text) if any(char.isalnum() for char in piece)]
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """What the training texts say is usual. The built-in slices are defined against it.
-
-    long_words: from how many words a text is very long. known: all words of five letters or more. frequent: those seen FREQUENT times, by
-    first and last letter.
-    """
-
-    long_words: int
-    known: frozenset[str]
-    frequent: dict[str, list[str]]
-
-
-FREQUENT = 5
-
-
-def baseline(texts: Sequence[str]) -> Baseline:
-    """Measure the training texts. Very long is at least the 95th percentile and twice the median, words."""
-    counts = [len(words(text)) for text in texts]
-    long_words = int(np.ceil(max(np.percentile(counts, 95), 2 * np.median(counts), 4)))
-    seen = Counter(word for text in texts for word in _WORD.findall(text.casefold()))
-    frequent: dict[str, list[str]] = defaultdict(list)
-    for word, times in seen.items():
-        if times >= FREQUENT:
-            frequent[word[0] + word[-1]].append(word)
-    return Baseline(long_words, frozenset(seen), dict(frequent))
-
-
-def slices_of(text: str, base: Baseline) -> list[str]:
-    """The built-in slices that a text belongs to."""
-    return [name for name, (_, belongs) in BUILT_IN.items() if belongs(text, base)]
-
-
-def _is_upper_case(text: str) -> bool:
-    cased = [char for char in text if char.isupper() or char.islower()]
-    return len(cased) >= 4 and sum(char.isupper() for char in cased) >= 0.7 * len(cased)
-
-
-def _has_typo(text: str, base: Baseline) -> bool:
-    """First and last letter must be right: typing errors seldom touch them, and inflection (walk, walks) does."""
-    return any(
-        word not in base.known and any(_one_edit(word, known) for known in base.frequent.get(word[0] + word[-1], ()))
-        for word in _WORD.findall(text.casefold())
-    )
-
-
-def _one_edit(a: str, b: str) -> bool:
-    """Whether one letter too many, too few or wrong, or two swapped neighbours, tell `a` from `b` (Damerau, 1964).
-
-    A wrong letter counts from eight letters up: of shorter words, most of those pairs are two right words (grass and glass, marlin and
-    martin).
-    """
-    if abs(len(a) - len(b)) > 1 or a == b:
-        return False
-    start = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-    rest_a, rest_b = a[start:], b[start:]
-    if len(a) != len(b):
-        return rest_a[1:] == rest_b or rest_a == rest_b[1:]
-    swapped = rest_a[:2] == rest_b[1::-1] and rest_a[2:] == rest_b[2:]
-    return swapped or (len(a) >= 8 and rest_a[1:] == rest_b[1:])
-
-
-def _has_other_script(text: str) -> bool:
-    return not text.isascii() and bool({*letters(text)} - {"Latin", "Other"})
-
-
-BUILT_IN: dict[str, tuple[str, Callable[[str, Baseline], bool]]] = {
-    "very_short": ("at most 3 words", lambda text, base: len(words(text)) <= 3),
-    "very_long": (
-        "at least {long_words} words, which is the 95th percentile and twice the median of training",
-        lambda text, base: len(words(text)) >= base.long_words,
-    ),
-    "typos": (
-        f"holds a word of five letters or more that training never has, one edit away from one that it has at least {FREQUENT} times",
-        _has_typo,
-    ),
-    "upper_case": ("at least 70 % of four or more letters are capitals", lambda text, base: _is_upper_case(text)),
-    "digits": ("holds a digit", lambda text, base: any(char.isdigit() for char in text)),
-    "non_latin": ("holds a letter of another script than Latin", lambda text, base: _has_other_script(text)),
-}
-
-
-def _slice_table(slices: Sequence[Sequence[str]], base: Baseline, data: Data, files: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each slice with the number of its test rows and what it means."""
-    counts = Counter(name for names in slices for name in names)
-    about = {name: text.format(long_words=base.long_words) for name, (text, _) in BUILT_IN.items()}
-    blank = sum(
-        entry["rows"]
-        for facts in files.values()
-        for entry in facts["bad_rows"]["by_reason"]
-        if entry["reason"] == "text empty after trimming"
-    )
-    about["empty_after_trimming"] = f"nothing to read, so not a row but a bad row: {blank} left out"
-    for name, rule in data.slices.items():
-        about[name] = f"{rule.column} = {rule.value}" if isinstance(rule, SliceByColumn) else f"matches {rule}"
-    return [
-        {"name": name, "rows": counts[name], "about": text, "built_in": name not in data.slices} for name, text in sorted(about.items())
-    ]
-
-
-# --- describing -------------------------------------------------------------------------------------------------------------------------
+# --- the card ---------------------------------------------------------------------------------------------------------------------------
 
 
 def lengths(texts: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -655,30 +457,30 @@ def scripts(texts: Iterable[str]) -> dict[str, float]:
     return {name: round(rows / total, 6) for name, rows in sorted(counts.items(), key=lambda item: (-item[1], item[0]))}
 
 
-def letters(text: str) -> Counter[str]:
-    """The number of letters of each script in a text."""
-    return Counter(name for char in text if (name := _script(char)))
-
-
-_SCRIPTS = {"Cjk": "CJK", "Hiragana": "CJK", "Katakana": "CJK", "Katakana-hiragana": "CJK"}
-
-
-@cache
-def _script(char: str) -> str:
-    """The script of a letter by its Unicode name, "" for what is no letter. NFKC first: ª and full-width letters have plain forms."""
-    plain = unicodedata.normalize("NFKC", char)[:1]
-    if not plain.isalpha():
-        return ""
-    name = unicodedata.name(plain, "Other").split()[0].capitalize()
-    return _SCRIPTS.get(name, "Other" if name == "Modifier" else name)
-
-
 def _class_table(classes: Sequence[str], train: _Sample, test: _Sample) -> list[dict[str, Any]]:
     in_train, in_test = Counter(train.labels), Counter(test.labels)
     total = len(train.labels)
     return [
         {"name": name, "train_rows": in_train[name], "test_rows": in_test[name], "train_share": round(in_train[name] / total, 4)}
         for name in classes
+    ]
+
+
+def _slice_table(slices: Sequence[Sequence[str]], base: Baseline, data: Data, files: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each slice with the number of its test rows and what it means."""
+    counts = Counter(name for names in slices for name in names)
+    about = {name: text.format(long_words=base.long_words) for name, (text, _) in BUILT_IN.items()}
+    blank = sum(
+        entry["rows"]
+        for facts in files.values()
+        for entry in facts["bad_rows"]["by_reason"]
+        if entry["reason"] == "text empty after trimming"
+    )
+    about["empty_after_trimming"] = f"nothing to read, so not a row but a bad row: {blank} left out"
+    for name, rule in data.slices.items():
+        about[name] = f"{rule.column} = {rule.value}" if isinstance(rule, SliceByColumn) else f"matches {rule}"
+    return [
+        {"name": name, "rows": counts[name], "about": text, "built_in": name not in data.slices} for name, text in sorted(about.items())
     ]
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from edgedistill.augment import Augmenter, neighbours
+from edgedistill.duplicates import near_duplicates, normalised
 from edgedistill.models import token_table
 from edgedistill.recipe import Transfer
-from edgedistill.stages.prepare import near_duplicates, normalised
 from edgedistill.store import Stage
 from edgedistill.tables import make_rows, read_rows, write_rows
 

@@ -134,7 +134,7 @@ def _loading(options: Teacher) -> dict[str, Any]:
     try:
         import bitsandbytes  # noqa: F401
     except ModuleNotFoundError as error:
-        raise missing_extra(error, f'teacher.load = "{options.load}"') from error
+        raise missing_extra(error, f'teacher.load = "{options.load}"', "lowbit") from error
     import torch
     from transformers import BitsAndBytesConfig
 
@@ -153,7 +153,7 @@ def _with_adapters(model: Any) -> Any:
     try:
         from peft import LoraConfig, TaskType, get_peft_model
     except ModuleNotFoundError as error:
-        raise missing_extra(error, "fine-tuning a teacher in 8 or 4 bits") from error
+        raise missing_extra(error, "fine-tuning a teacher in 8 or 4 bits", "lowbit") from error
     with quiet():
         adapted = get_peft_model(model, LoraConfig(task_type=TaskType.SEQ_CLS, r=16, lora_alpha=32, target_modules="all-linear"))
     if not any(parameter.requires_grad for parameter in adapted.parameters()):

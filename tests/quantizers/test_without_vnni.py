@@ -80,8 +80,11 @@ def _unprotected(source: Path, target: Path) -> None:
 def test_same_answers_without_vnni(logits: dict[str, tuple[np.ndarray, np.ndarray, float]], scheme: str) -> None:
     """A quantized student that is right on the machine it was measured on and wrong on an older laptop."""
     here, there, spread = logits[scheme]
-    # Another order of float additions is all that may differ; where it moves an activation over a rounding step, the logits move a little more.
-    assert np.abs(here - there).max() < 0.02 * spread
+    moved = np.abs(here - there).max(axis=1) / spread
+    # Saturation moves every row, by 0.19 to 0.41 of the spread (six seeds). What may differ is the order of float additions, 1e-6; where that pushes an
+    # activation over a rounding step, a row or two move by up to 0.05, as they do on one CPU when a bias is changed by 2e-7.
+    assert np.median(moved) < 1e-4
+    assert moved.max() < 0.1
     assert (here.argmax(axis=1) == there.argmax(axis=1)).all()
 
 
@@ -90,4 +93,6 @@ def test_the_emulated_cpu_does_saturate(logits: dict[str, tuple[np.ndarray, np.n
     here, there, spread = logits["unprotected"]
     if "vnni" not in Path("/proc/cpuinfo").read_text():
         here = logits["float"][0]  # this machine saturates too: compare with the float answer
-    assert np.abs(here - there).max() > 0.05 * spread
+    moved = np.abs(here - there).max(axis=1) / spread
+    assert np.median(moved) > 1e-2
+    assert moved.max() > 0.1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import random
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedistill import tables
+from edgedistill.duplicates import normalised
 from edgedistill.errors import DataError
 from edgedistill.recipe import Data, SliceByColumn
 from edgedistill.stages import prepare
@@ -74,7 +74,7 @@ def read(folder: Path, name: str) -> tables.Rows:
 
 def jaccard(a: str, b: str) -> float:
     """The definition, written out: sets of character 5-grams of the normalised texts."""
-    one, two = ({text[i : i + 5] for i in range(max(1, len(text) - 4))} for text in map(prepare.normalised, (a, b)))
+    one, two = ({text[i : i + 5] for i in range(max(1, len(text) - 4))} for text in map(normalised, (a, b)))
     return len(one & two) / len(one | two)
 
 
@@ -133,7 +133,7 @@ def test_split_properties(
     assert first == [(folder / "out" / name).read_bytes() for name in ("train.parquet", "test.parquet", "card.json")]
 
     assert not {*train.keys} & {*test.keys}
-    assert len({prepare.normalised(text) for text in train.texts + test.texts}) == len(train) + len(test)
+    assert len({normalised(text) for text in train.texts + test.texts}) == len(train) + len(test)
     assert not [(a, b) for a in train.texts for b in test.texts if jaccard(a, b) >= 0.9]
     kept = Counter([*train.labels.tolist(), *test.labels.tolist()])
     held = Counter(test.labels.tolist())
@@ -197,28 +197,6 @@ def test_near_duplicates(tmp_path: Path) -> None:
     assert run(tmp_path, [*rows, twin], near_duplicate=1)["files"]["train"]["near_duplicates"]["removed"] == 0
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.text("ab ", min_size=1, max_size=14), max_size=25), st.sampled_from([0.5, 0.7, 0.9]))
-def test_near_duplicates_are_what_the_definition_says(texts: list[str], threshold: float) -> None:
-    """Hashing overlooks pairs, or takes texts for alike that are not."""
-    texts = [prepare.normalised(text) for text in texts]
-    pairs = prepare.near_duplicates(texts, threshold)
-    removed = {pair.removed for pair in pairs}
-    kept = [place for place in range(len(texts)) if place not in removed]
-    for pair in pairs:
-        assert pair.kept in kept
-        assert pair.similarity == jaccard(texts[pair.kept], texts[pair.removed]) >= threshold
-    assert not [(a, b) for a in kept for b in kept if a < b and jaccard(texts[a], texts[b]) >= threshold]
-
-
-@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8, 0.9, 0.99])
-def test_few_pairs_are_overlooked(threshold: float) -> None:
-    """datasketch's own choice of bands overlooks every tenth pair at the threshold."""
-    bands, size = prepare._bands(threshold)
-    assert bands * size <= prepare.PERMUTATIONS
-    assert (1 - threshold**size) ** bands <= prepare.MISSED
-
-
 # --- a test file and traffic ---------------------------------------------------------------------------------------------------------------
 
 
@@ -255,31 +233,6 @@ def test_traffic(tmp_path: Path) -> None:
 
 
 # --- slices and the card -------------------------------------------------------------------------------------------------------------------
-
-BASE = prepare.baseline(["where is my parcel number please"] * 6 + ["a b c d e f g h"] * 2)
-
-
-@pytest.mark.parametrize(
-    ("text", "slices"),
-    [
-        ("where is my parcel", []),
-        ("my parcel !", ["very_short"]),
-        ("where is my parcl please", ["typos"]),
-        ("where is my pacrel please", ["typos"]),
-        ("where is my parcels please", []),
-        ("where is my morsel please", []),
-        ("WHERE IS MY PARCEl", ["upper_case"]),
-        ("where is order 12 now", ["digits"]),
-        ("где моя посылка сейчас", ["non_latin"]),
-        ("小包はどこですか", ["non_latin"]),
-        ("ｗｈｅｒｅ is my parcel", []),
-        ("🙂", ["very_short"]),
-        (" ".join("abcdefghijkl"), ["very_long"]),
-    ],
-)
-def test_built_in_slices(text: str, slices: list[str]) -> None:
-    """A slice holds other rows than its description says: inflection is a typo, Japanese is very short for want of spaces."""
-    assert prepare.slices_of(text, BASE) == slices
 
 
 def test_user_slices(tmp_path: Path) -> None:
@@ -447,11 +400,3 @@ def test_labels_as_pandas_floats(tmp_path: Path) -> None:
     run(tmp_path, train, test=test)
     assert json.loads((tmp_path / "out" / "classes.json").read_text()) == ["0", "1"]
     assert prepare.without_point_zero(["1.0", "1.10"]) == ["1.0", "1.10"]
-
-
-def test_thousands_of_short_texts_are_quick() -> None:
-    """Deduplication compares all with all, and a real data set takes minutes."""
-    texts = sentences(5000, words=10)
-    start = time.monotonic()
-    assert len(prepare.near_duplicates(texts, 0.9)) < 5
-    assert time.monotonic() - start < 8
