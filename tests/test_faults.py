@@ -32,7 +32,9 @@ def test_missing_recipe(tmp_path: Path) -> None:
 
 def test_missing_data_file(recipe_file: Write, tmp_path: Path) -> None:
     """The same for the data, with the nearest name."""
-    fails(recipe_file(('"tickets.csv"', '"tikets.csv"')), tmp_path, 2, 'data.train: there is no file or folder "tikets.csv"', '"tickets.csv"?')
+    fails(
+        recipe_file(('"tickets.csv"', '"tikets.csv"')), tmp_path, 2, 'data.train: there is no file or folder "tikets.csv"', '"tickets.csv"?'
+    )
 
 
 def test_missing_column(recipe_file: Write, tmp_path: Path) -> None:
@@ -44,7 +46,10 @@ def test_unknown_target_and_stage(recipe_file: Write, tmp_path: Path) -> None:
     """A misspelt name on the command line found after the training."""
     recipe = recipe_file()
     done = edgedistill("compile", recipe, "-t", "laptop-x68", home=tmp_path / "home")
-    assert (done.returncode, done.stderr) == (2, 'Error: compile.targets: there is no target called "laptop-x68". Did you mean "laptop-x86"?\n')
+    assert (done.returncode, done.stderr) == (
+        2,
+        'Error: compile.targets: there is no target called "laptop-x68". Did you mean "laptop-x86"?\n',
+    )
     done = edgedistill("compile", recipe, "--until", "distil", home=tmp_path / "home")
     assert (done.returncode, done.stderr) == (2, 'Error: --until: there is no stage "distil" to stop after. Did you mean "distill"?\n')
 

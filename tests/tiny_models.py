@@ -122,8 +122,25 @@ def _save(model: Any, folder: Path) -> Path:
                 weight.copy_(torch.randn(weight.shape, generator=generator) * 0.1)
             elif weight.ndim == 1:
                 weight.copy_(1 + torch.randn(weight.shape, generator=generator) * 0.1)
+    _centre(model, folder)
     model.save_pretrained(folder)
     return folder
+
+
+def _centre(model: Any, folder: Path) -> None:
+    """Take the mean logits off the head's bias: else random weights prefer one class for every text, and no comparison of answers could fail."""
+    import torch
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model.eval()
+    with torch.no_grad():
+        logits = [
+            model(input_ids=torch.tensor([tokenizer(text, padding=False, truncation=True, max_length=48)["input_ids"]])).logits[0]
+            for text in SENTENCES
+        ]
+        heads = [weight for name, weight in model.named_parameters() if name.startswith("classifier") and name.endswith("bias")]
+        heads[-1] -= torch.stack(logits).mean(dim=0)
 
 
 def _tokenizer(folder: Path, kind: str) -> int:

@@ -10,13 +10,13 @@ which has AVX2 and no VNNI; error is the root mean square of logits, which have 
     uint8, per tensor    0.088   1.4–1.7   0
     uint8, per channel   0.049   1.4–1.7   0
     int8, per channel    0.062   2.4       0.48   ← saturates
-    7 bits, per tensor   0.243   2.4       0
+    7 bits, per tensor   0.243   2.4       not run
     7 bits, per channel  0.050   2.4       0      ← this one
 
 The last column is over 24 rows. It shows that no product saturates, not that two CPUs agree to the bit: float additions in another order can push an
 activation over a rounding step (of another student's 250 rows one moved, by 0.003).
 
-Giving up the eighth bit costs nothing once each output channel has its own scale, and buys the same answer on every CPU (see int8_safety.py).
+Giving up the eighth bit costs nothing once each output channel has its own scale, and no CPU saturates (see int8_safety.py).
 Sources: arXiv:1712.05877 (integer-only inference), https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html.
 """
 
@@ -31,7 +31,7 @@ from edgedistill.int8_safety import require_saturation_free
 from edgedistill.onnx_graph import Batch, quiet, save_graph
 
 FORMAT = "onnx"
-ABOUT = "int8 weights and activations, ranges taken at run time; no calibration, same answers with and without VNNI"
+ABOUT = "int8 weights and activations, ranges taken at run time; no calibration, no saturation without VNNI"
 
 
 def quantize(graphs: Path, out: Path, calibration: Sequence[Batch], keep_float: frozenset[str]) -> None:

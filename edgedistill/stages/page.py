@@ -437,7 +437,10 @@ def pareto(report: Report, chosen: Variant) -> Plot:
                 "sizemin": 5,
                 "color": tints,
                 "opacity": 0.88,
-                "line": {"color": ["--ink" if variant is chosen else "--surface" for variant in shown_ones], "width": [2.5 if variant is chosen else 1 for variant in shown_ones]},  # fmt: skip
+                "line": {
+                    "color": ["--ink" if variant is chosen else "--surface" for variant in shown_ones],
+                    "width": [2.5 if variant is chosen else 1 for variant in shown_ones],
+                },  # fmt: skip
             },
             "hovertemplate": f"<b>%{{text}}</b><br>%{{x:.3g}} {unit}<br>%{{y:.1f}} % right<br>%{{customdata}}<extra></extra>",
         }
@@ -458,7 +461,9 @@ def distribution(report: Report, chosen: Variant) -> Plot | None:
     shapes, notes = [_line(x0=0, x1=1, xref="paper", y0=90, y1=90, line={"color": "--line", "width": 1.5})], []
     if allowed:
         shapes.append(_line(x0=allowed, x1=allowed, y0=0, y1=1, yref="paper"))
-        notes.append(_note(f"limit {allowed:g} ms", x=math.log10(allowed), y=0.02, yref="paper", yanchor="bottom", xanchor="left", xshift=4))
+        notes.append(
+            _note(f"limit {allowed:g} ms", x=math.log10(allowed), y=0.02, yref="paper", yanchor="bottom", xanchor="left", xshift=4)
+        )
     data = [
         {
             "type": "scatter", "mode": "lines", "name": _label(variant.name),

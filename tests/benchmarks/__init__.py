@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m tests.benchmarks.NAME`. Each warms up, takes turns, keeps medians and prints ratios."""
