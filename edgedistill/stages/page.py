@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from edgedistill.report import (
     Figure,
     Report,
     Variant,
+    Verdict,
     accuracy,
     accuracy_difference,
     calibration_error,
@@ -125,7 +127,7 @@ def context(report: Report, choice: Choice, details: dict[str, Any]) -> dict[str
         "row": {row["name"]: row for row in rows},
         "timed": bool(timed(report)),
         "how": HOW[report.how],
-        "limits": [limit_card(report, limit) for limit in verdicts(report, chosen)],
+        "limits": [limit_card(report, chosen.name, limit) for limit in verdicts(report, chosen)],
         "limit_names": LIMITS,
         "difference": accuracy_difference(report, chosen, teacher),
         "gains": gains(report, chosen),
@@ -188,8 +190,8 @@ def chance(value: Any) -> str:
 
 
 def signed(text: str) -> str:
-    """A true minus sign before digits."""
-    return text.replace("-", "−") if text[:1] == "-" else text
+    """A true minus sign before numbers, as in `at −1.7 points`."""
+    return re.sub(r"(?<![\w.)])-(?=\d)", "−", text)
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -211,14 +213,20 @@ def timed(report: Report) -> list[Variant]:
     return [variant for variant in (report.teacher, *report.students) if "real" in variant.timings]
 
 
-def limit_card(report: Report, limit: Any) -> dict[str, Any]:
+def limit_card(report: Report, chosen: str, limit: Verdict) -> dict[str, Any]:
     """One limit of the budget against the chosen binary. doubt: a PASS by the value whose interval reaches past the limit."""
+    doubt = ""
+    if limit.limit == "accuracy_drop" and limit.state == "PASS":
+        drop = accuracy_difference(report, report.teacher, report.variant(chosen))
+        if drop.high > limit.allowed:
+            doubt = f"Met as seen, but {len(report.keys):,} test rows cannot rule out a drop of {percent(drop.high)} points."
     return {
         "name": LIMITS[limit.limit],
         "state": limit.state,
         "value": signed(shown(limit.value, limit.limit)),
         "allowed": shown(limit.allowed, limit.limit),
         "reason": limit.reason,
+        "doubt": doubt,
         "share": min(1.0, max(0.0, limit.value / limit.allowed)) if limit.value is not None and limit.allowed else 0.0,
     }
 
@@ -239,7 +247,7 @@ def gains(report: Report, chosen: Variant) -> list[dict[str, Any]]:
 
 def _gain(report: Report, name: str, about: str, ours: Variant, base: Variant) -> dict[str, Any]:
     figure, changed = accuracy_difference(report, ours, base), flips(report, ours, base)
-    return {"name": name, "about": about, "figure": figure, "flips": changed, "clear": figure.clear_of_zero()}
+    return {"name": name, "about": about, "figure": figure, "flips": changed, "told": figure.clear_of_zero()}
 
 
 def slice_rows(report: Report, chosen: Variant, card: dict[str, Any]) -> list[dict[str, Any]]:
@@ -326,7 +334,7 @@ def _layout(height: int, **more: Any) -> dict[str, Any]:
         "font": {"color": "--soft", "size": 12},
         "hoverlabel": {"bgcolor": "--surface", "bordercolor": "--line", "font": {"color": "--ink"}},
         "showlegend": False,
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"color": "--ink"}},
+        "legend": {"orientation": "h", "traceorder": "normal", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"color": "--ink"}},
         "dragmode": False,
         **more,
     }
@@ -340,7 +348,7 @@ def _title(text: str) -> dict[str, Any]:
 
 
 def _line(**more: Any) -> dict[str, Any]:
-    return {"type": "line", "layer": "below", "line": {"color": "--limit", "width": 1.5, "dash": "dash"}, **more}
+    return {"type": "line", "layer": "between", "line": {"color": "--limit", "width": 1.5, "dash": "dash"}, **more}
 
 
 def _note(text: str, **more: Any) -> dict[str, Any]:
@@ -401,7 +409,7 @@ def pareto(report: Report, chosen: Variant) -> Plot:
         notes.append(_note(text, x=math.log10(allowed), y=1, yref="paper", yanchor="bottom"))
     if floor is not None:
         shapes.append(_line(x0=0, x1=1, xref="paper", y0=floor, y1=floor))
-        notes.append(_note("lowest accuracy allowed", x=1, xref="paper", xanchor="right", y=floor, yanchor="top"))
+        notes.append(_note("lowest accuracy allowed", x=0, xref="paper", xanchor="left", y=floor, yanchor="top"))
     if allowed or floor is not None:
         low, high = (10 ** float(side) for side in x_axis["range"])
         region = {"x0": low, "x1": allowed or high, "y0": y_range[0] if floor is None else floor, "y1": y_range[1]}
@@ -501,8 +509,8 @@ def parts(report: Report, chosen: Variant) -> Plot | None:
         for variant, name, end in zip(variants, names, ends, strict=True)
     ]  # fmt: skip
     axes = {"xaxis": {"title": _title("Median, milliseconds"), "range": [0, 1.18 * max(ends)]}, "yaxis": {"ticksuffix": " "}}
-    height = 110 + 40 * len(variants)
-    return {"data": data, "layout": _layout(height, **axes, barmode="stack", bargap=0.35, annotations=notes, showlegend=True)}
+    height = max(360, 110 + 40 * len(variants))
+    return {"data": data, "layout": _layout(height, **axes, barmode="stack", bargap=0.45, annotations=notes, showlegend=True)}
 
 
 def by_length(report: Report, chosen: Variant) -> Plot | None:
@@ -536,7 +544,7 @@ def forest(report: Report, chosen: Variant) -> Plot:
     data, notes = [], []
     for place, entry in enumerate(entries):
         figure: Figure = entry["figure"]
-        tint = "--soft" if not entry["clear"] else "--pass" if figure.value > 0 else "--fail"
+        tint = "--soft" if not entry["told"] else "--pass" if figure.value > 0 else "--fail"
         data.append(
             {
                 "type": "scatter", "mode": "markers", "x": [100 * figure.value], "y": [place],
@@ -623,26 +631,30 @@ def reliability(report: Report, chosen: Variant) -> Plot:
         {"type": "scatter", "mode": "lines", "x": [0, 100], "y": [0, 100], "line": {"color": "--soft", "width": 1, "dash": "dot"},
          "name": "perfect", "showlegend": False, "hoverinfo": "skip"}
     ]  # fmt: skip
-    most = 1
+    most, pale = 1, {"--teacher": 0.3, "--chosen": 0.4}
     for variant, tint in ((report.teacher, "--teacher"), (chosen, "--chosen")):
         confidence, right = np.asarray(variant.confidence), report.correct(variant)
         place = np.minimum((confidence * BINS).astype(int), BINS - 1)
         bins = [np.flatnonzero(place == bin) for bin in range(BINS) if (place == bin).any()]
-        figures = [mean_figure(right[rows], report.seed) for rows in bins]
         most = max([most, *map(len, bins)])
-        data.append(
-            {
-                "type": "scatter", "mode": "lines+markers",
-                "name": f"{_label(variant.name)}, calibration error {number(calibration_error(report, variant))}",
-                "x": [100 * float(confidence[rows].mean()) for rows in bins], "y": [100 * figure.value for figure in figures],
-                "error_y": _bars(figures, 100, tint, 1), "line": {"color": tint, "width": 1.5},
-                "marker": {"color": tint, "size": [len(rows) for rows in bins], "sizemode": "area", "sizemin": 3},
-                "customdata": [len(rows) for rows in bins],
-                "hovertemplate": "sure to %{x:.0f} %, right %{y:.0f} % of %{customdata} rows",
-            }
-        )  # fmt: skip
+        name = f"{_label(variant.name)}, calibration error {number(calibration_error(report, variant))}"
+        for few in (True, False):
+            these = [rows for rows in bins if (len(rows) < FEW_ROWS) == few]
+            figures = [mean_figure(right[rows], report.seed) for rows in these]
+            data.append(
+                {
+                    "type": "scatter", "mode": "markers", "name": name, "legendgroup": name, "showlegend": not few,
+                    "x": [100 * float(confidence[rows].mean()) for rows in these], "y": [100 * figure.value for figure in figures],
+                    "error_y": {**_bars(figures, 100, tint, 2), "visible": variant is chosen},
+                    "opacity": pale[tint] if few else 0.9,
+                    "marker": {"color": tint, "size": [len(rows) for rows in these], "sizemode": "area", "sizemin": 4,
+                               "symbol": "circle" if variant is chosen else "diamond"},
+                    "customdata": [len(rows) for rows in these],
+                    "hovertemplate": "sure to %{x:.0f} %, right %{y:.0f} % of %{customdata} rows",
+                }
+            )  # fmt: skip
     for trace in data[1:]:
-        trace["marker"]["sizeref"] = 2 * most / 24**2
+        trace["marker"]["sizeref"] = 2 * most / 26**2
     axes = {
         "xaxis": {"range": [0, 103], "title": _title("Confidence of the answer, %")},
         "yaxis": {"range": [0, 103], "title": _title("Right, %"), "ticksuffix": " "},

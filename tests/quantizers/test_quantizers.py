@@ -17,9 +17,10 @@ from edgedistill.int8_safety import require_saturation_free, saturation_free
 from edgedistill.onnx_graph import Batch, run, session
 from tests.tiny_models import SENTENCES, tiny_bert
 
-# Of the standard deviation of the logits, root mean square over rows. Random weights have
-# no slack: a real student's logits move by 0.02 (int8) and 0.035 (int4).
-BOUNDS = {"onnx_int8_dynamic": 0.1, "onnx_int8_static": 0.1, "onnx_int4_block": 0.4}
+# Root mean square error over rows, as a share of the standard deviation of the logits. This model has random weights, and so no slack: sound graphs have
+# 0.07 (dynamic), 0.08 (static) and 0.53 (int4) here, a real student's 0.02, 0.02 and 0.03. Faults put in on purpose give 0.37 (zero point), 1.4 (scales) in
+# static, and 1.1 (scales), 3.0 (nibbles), 4.2 (zero points) in int4.
+BOUNDS = {"onnx_int8_dynamic": 0.15, "onnx_int8_static": 0.15, "onnx_int4_block": 0.75}
 SCHEMES = [name for name in plugins.names("quantizers") if plugins.find("quantizers", name).FORMAT == "onnx"]
 
 
