@@ -348,7 +348,7 @@ def _title(text: str) -> dict[str, Any]:
 
 
 def _line(**more: Any) -> dict[str, Any]:
-    return {"type": "line", "layer": "between", "line": {"color": "--limit", "width": 1.5, "dash": "dash"}, **more}
+    return {"type": "line", "layer": "above", "line": {"color": "--limit", "width": 1.5, "dash": "dash"}, **more}
 
 
 def _note(text: str, **more: Any) -> dict[str, Any]:
@@ -392,13 +392,13 @@ def pareto(report: Report, chosen: Variant) -> Plot:
     shown_ones = with_time or [report.teacher, *report.students]
     rights = [accuracy(report, variant) for variant in shown_ones]
     sizes = [variant.size_bytes / 1e6 for variant in shown_ones]
-    p50 = [percentile_ms(variant.timings["real"], 0.5) if with_time else Figure(size, size, size) for variant, size in zip(shown_ones, sizes, strict=True)]  # fmt: skip
+    p50 = [percentile_ms(variant.timings["real"], 0.5) for variant in with_time] or [Figure(size, size, size) for size in sizes]
     p90 = [percentile_ms(variant.timings["real"], 0.9).value for variant in with_time]
     allowed = budget.p90_ms if with_time else budget.size_mb
     floor = 100 * (accuracy(report, report.teacher).value - budget.accuracy_drop) if budget.accuracy_drop is not None else None
     xs = [figure.value for figure in p50] + p90 + ([allowed] if allowed else [])
     ys = [100 * side for figure in rights for side in (figure.low, figure.high)] + ([floor] if floor is not None else [])
-    x_axis = _log_axis(xs, "Median latency of one answer, milliseconds (log)" if with_time else "Size, megabytes (log)")
+    x_axis = _log_axis(xs, "Median latency, ms (log)" if with_time else "Size, MB (log)")
     air = 0.12 * (max(ys) - min(ys) or 1)
     y_range = [min(ys) - air, min(100.5, max(ys) + air)]
     shapes: list[dict[str, Any]] = []
@@ -448,7 +448,7 @@ def pareto(report: Report, chosen: Variant) -> Plot:
                 "line": {
                     "color": ["--ink" if variant is chosen else "--surface" for variant in shown_ones],
                     "width": [2.5 if variant is chosen else 1 for variant in shown_ones],
-                },  # fmt: skip
+                },
             },
             "hovertemplate": f"<b>%{{text}}</b><br>%{{x:.3g}} {unit}<br>%{{y:.1f}} % right<br>%{{customdata}}<extra></extra>",
         }
@@ -466,12 +466,12 @@ def distribution(report: Report, chosen: Variant) -> Plot | None:
     curves = [np.quantile(variant.timings["real"].total_ms(), grid) for variant in variants]
     allowed = report.budget.p90_ms
     ends = [float(curve[place]) for curve in curves for place in (0, -1)] + ([allowed] if allowed else [])
-    shapes, notes = [_line(x0=0, x1=1, xref="paper", y0=90, y1=90, line={"color": "--line", "width": 1.5})], []
+    shapes, notes = [_line(layer="below", x0=0, x1=1, xref="paper", y0=90, y1=90, line={"color": "--line", "width": 1.5})], []
     if allowed:
         shapes.append(_line(x0=allowed, x1=allowed, y0=0, y1=1, yref="paper"))
-        notes.append(
-            _note(f"limit {allowed:g} ms", x=math.log10(allowed), y=0.02, yref="paper", yanchor="bottom", xanchor="left", xshift=4)
-        )
+        late = allowed > math.sqrt(min(ends) * max(ends))  # in the right half: its name goes to the left, where there is room
+        side = {"xanchor": "right", "xshift": -4} if late else {"xanchor": "left", "xshift": 4}
+        notes.append(_note(f"limit {allowed:g} ms", x=math.log10(allowed), y=0.02, yref="paper", yanchor="bottom", **side))
     data = [
         {
             "type": "scatter", "mode": "lines", "name": _label(variant.name),
@@ -482,7 +482,7 @@ def distribution(report: Report, chosen: Variant) -> Plot | None:
         for variant, curve in zip(variants, curves, strict=True)
     ]  # fmt: skip
     axes = {
-        "xaxis": _log_axis(ends, "Text in to answer out, milliseconds (log)"),
+        "xaxis": _log_axis(ends, "Text in to answer out, ms (log)"),
         "yaxis": {"range": [0, 101], "title": _title("Answers given, %"), "tickvals": [0, 25, 50, 75, 90, 100], "ticksuffix": " "},
     }
     return {"data": data, "layout": _layout(380, **axes, shapes=shapes, annotations=notes, showlegend=True)}
@@ -508,7 +508,7 @@ def parts(report: Report, chosen: Variant) -> Plot | None:
         _note(f"{number(percentile_ms(variant.timings['real'], 0.5).value)} ms", x=end, y=name, xanchor="left", xshift=4, font={"color": "--ink"})
         for variant, name, end in zip(variants, names, ends, strict=True)
     ]  # fmt: skip
-    axes = {"xaxis": {"title": _title("Median, milliseconds"), "range": [0, 1.18 * max(ends)]}, "yaxis": {"ticksuffix": " "}}
+    axes = {"xaxis": {"title": _title("Median, ms"), "range": [0, 1.3 * max(ends)]}, "yaxis": {"ticksuffix": " "}}
     height = max(360, 110 + 40 * len(variants))
     return {"data": data, "layout": _layout(height, **axes, barmode="stack", bargap=0.45, annotations=notes, showlegend=True)}
 
@@ -532,7 +532,7 @@ def by_length(report: Report, chosen: Variant) -> Plot | None:
             )  # fmt: skip
     if not data:
         return None
-    axes = {"xaxis": {"type": "category", "title": _title("Tokens")}, "yaxis": _log_axis(seen, "Median, milliseconds (log)")}
+    axes = {"xaxis": {"type": "category", "title": _title("Tokens")}, "yaxis": _log_axis(seen, "Median, ms (log)")}
     return {"data": data, "layout": _layout(360, **axes, showlegend=True)}
 
 
@@ -558,7 +558,7 @@ def forest(report: Report, chosen: Variant) -> Plot:
         "xaxis": {"range": [min(spread) - air, max(spread) + air], "title": _title("Points of accuracy, 95 % interval")},
         "yaxis": {"range": [-0.5, len(entries) - 0.3], "showticklabels": False, "showgrid": False, "ticks": ""},
     }
-    zero = _line(x0=0, x1=0, y0=0, y1=1, yref="paper", line={"color": "--soft", "width": 1})
+    zero = _line(layer="below", x0=0, x1=0, y0=0, y1=1, yref="paper", line={"color": "--soft", "width": 1})
     return {"data": data, "layout": _layout(70 + 62 * len(entries), **axes, shapes=[zero], annotations=notes, hovermode="closest")}
 
 

@@ -18,8 +18,8 @@ from edgedistill.onnx_graph import Batch, run, session
 from tests.tiny_models import SENTENCES, tiny_bert
 
 # Root mean square error over rows, as a share of the standard deviation of the logits. This model has random weights, and so no slack: sound graphs have
-# 0.07 (dynamic), 0.08 (static) and 0.53 (int4) here, a real student's 0.02, 0.02 and 0.03. Faults put in on purpose give 0.37 (zero point), 1.4 (scales) in
-# static, and 1.1 (scales), 3.0 (nibbles), 4.2 (zero points) in int4.
+# 0.07 (dynamic), 0.08 (static) and 0.53 (int4) here, a real student's 0.02, 0.02 and 0.03. Faults put in on purpose give 0.37 (zero
+# point) and 1.4 (scales) in static, 1.1 (scales), 3.0 (nibbles), 4.2 (zero points) in int4.
 BOUNDS = {"onnx_int8_dynamic": 0.15, "onnx_int8_static": 0.15, "onnx_int4_block": 0.75}
 SCHEMES = [name for name in plugins.names("quantizers") if plugins.find("quantizers", name).FORMAT == "onnx"]
 
@@ -231,7 +231,7 @@ def test_an_unsafe_graph_is_an_error(graphs: Path, tmp_path: Path) -> None:
 def _dequantized(steps: np.ndarray, scales: np.ndarray, zeros: np.ndarray, width: int) -> np.ndarray:
     """The reference: (step − zero) · scale, block by block."""
     full = (steps.astype(np.float32) - zeros[..., None].astype(np.float32)) * scales[..., None]
-    return full.reshape(len(steps), -1)[:, :width]
+    return np.asarray(full.reshape(len(steps), -1)[:, :width])
 
 
 def _constants(model: Path) -> list[tuple[str, str, int]]:

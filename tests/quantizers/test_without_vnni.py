@@ -49,7 +49,7 @@ def logits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[np.ndarr
         plugins.find("quantizers", scheme).quantize(folder / "graphs", folder / scheme, rows, frozenset())
         graphs[scheme] = folder / scheme / "model.onnx"
     _unprotected(graphs["float"], graphs["unprotected"])
-    np.savez(folder / "rows.npz", **rows[0])
+    np.savez(folder / "rows.npz", input_ids=rows[0]["input_ids"], attention_mask=rows[0]["attention_mask"])
     (folder / "script.py").write_text(SCRIPT)
     subprocess.run(
         [QEMU, "-cpu", "max", sys.executable, str(folder / "script.py"), str(folder / "rows.npz"), *map(str, graphs.values())],
