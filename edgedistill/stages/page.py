@@ -52,6 +52,7 @@ HOW = {
     "not measured": "Latency, memory and cold start were not measured: these binaries were built here and have not run on the device. "
     "Accuracy is that of the very files, on this machine.",
 }
+SHORT_LIMITS = {"p90_ms": "p90", "size_mb": "size", "peak_mb": "memory", "accuracy_drop": "accuracy"}
 LIMITS = {"p90_ms": "Latency, p90", "size_mb": "Size", "peak_mb": "Peak memory", "accuracy_drop": "Accuracy drop"}
 GAINS = {
     "control: labels alone": ("Distillation", "against the same student trained on the labels alone, with as many steps"),
@@ -128,7 +129,7 @@ def context(report: Report, choice: Choice, details: dict[str, Any]) -> dict[str
         "timed": bool(timed(report)),
         "how": HOW[report.how],
         "limits": [limit_card(report, chosen.name, limit) for limit in verdicts(report, chosen)],
-        "limit_names": LIMITS,
+        "limit_names": SHORT_LIMITS,
         "difference": accuracy_difference(report, chosen, teacher),
         "gains": gains(report, chosen),
         "slices": slice_rows(report, chosen, card_slices),
@@ -409,7 +410,12 @@ def pareto(report: Report, chosen: Variant) -> Plot:
         notes.append(_note(text, x=math.log10(allowed), y=1, yref="paper", yanchor="bottom"))
     if floor is not None:
         shapes.append(_line(x0=0, x1=1, xref="paper", y0=floor, y1=floor))
-        notes.append(_note("lowest accuracy allowed", x=0, xref="paper", xanchor="left", y=floor, yanchor="top"))
+        # Its name stands at the end of the line that is farther from any mark.
+        left, right = x_axis["range"][0], math.log10(allowed) if allowed else x_axis["range"][1]
+        places = [math.log10(figure.value) for figure in p50]
+        to_left = min(place - left for place in places) > min(abs(right - place) for place in places)
+        ends = {"x": left, "xanchor": "left"} if to_left else {"x": right, "xanchor": "right", "xshift": -4}
+        notes.append(_note("lowest accuracy allowed", y=floor, yanchor="top", **ends))
     if allowed or floor is not None:
         low, high = (10 ** float(side) for side in x_axis["range"])
         region = {"x0": low, "x1": allowed or high, "y0": y_range[0] if floor is None else floor, "y1": y_range[1]}
