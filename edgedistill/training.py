@@ -1,7 +1,7 @@
 """One training loop for teacher and student: the Hugging Face Trainer, set up for small models on a CPU.
 
 The Trainer brings what a loop of our own would have to grow: several processes (through accelerate and torch.distributed), bf16, gradient
-clipping, and checkpoints from which a killed run goes on at the same step with the same data order.
+clipping, and checkpoints from which a killed run goes on at the same step (the order of the rows left in that pass may differ).
 """
 
 from __future__ import annotations

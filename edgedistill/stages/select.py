@@ -119,7 +119,7 @@ def _why_not(report: Report, best: Variant, found: dict[str, list[Verdict]], sta
             continue
         missed = [limit for limit in found[variant.name] if limit.state == "FAIL"]
         if missed:
-            reasons[variant.name] = "misses " + "; ".join(map(_sentence, missed))
+            reasons[variant.name] = "; ".join(map(_sentence, missed))
         elif states[variant.name] == "UNDECIDED" and states[best.name] == "PASS":
             reasons[variant.name] = "undecided: " + "; ".join(limit.reason for limit in found[variant.name] if limit.state == "UNDECIDED")
         elif report.prefer == "fastest" and slower_than_float(report, variant):

@@ -33,7 +33,8 @@ def start(source: Path, out: Path, options: Student, texts: Sequence[str], class
     tokenizer = load_tokenizer(source)
     before = parameter_count(model)
     names = normalized(model.config)
-    layers = which_layers(options.layers, names.num_layers)
+    available = names.num_layers  # read now: the config follows the cut
+    layers = which_layers(options.layers, available)
     model = keep_layers(model, layers)
     if options.ffn is not None:
         prune_feed_forward(model, options.ffn, tokenizer, texts)
@@ -46,7 +47,7 @@ def start(source: Path, out: Path, options: Student, texts: Sequence[str], class
     return facts | {
         "architecture": model.config.model_type,
         "layers": layers,
-        "layers_before": names.num_layers,
+        "layers_before": available,
         "width": names.hidden_size,
         "ffn": options.ffn,
         "vocabulary": len(model.get_input_embeddings().weight),
