@@ -299,7 +299,9 @@ def verdicts(report: Report, variant: Variant) -> list[Verdict]:
     if budget.accuracy_drop is not None:
         drop = accuracy_difference(report, report.teacher, variant)
         found.append(
-            _limit("accuracy_drop", drop.value, budget.accuracy_drop, f"95 % interval {100 * drop.low:+.1f} to {100 * drop.high:+.1f} points")
+            _limit(
+                "accuracy_drop", drop.value, budget.accuracy_drop, f"95 % interval {100 * drop.low:+.1f} to {100 * drop.high:+.1f} points"
+            )
         )
     return found
 
