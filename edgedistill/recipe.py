@@ -80,7 +80,7 @@ Method = Literal["delete", "replace", "similar", "recombine", "typo", "case"]
 
 
 def _default_methods() -> dict[Method, float]:
-    return {"replace": 0.25, "similar": 0.4, "recombine": 0.2, "delete": 0.1, "typo": 0.03, "case": 0.02}
+    return {"replace": 0.4, "recombine": 0.3, "delete": 0.2, "typo": 0.06, "case": 0.04}
 
 
 class Transfer(Section):
@@ -117,6 +117,8 @@ class Distill(Section):
     epochs: float = Field(3, gt=0, description="passes over the transfer set")
     learning_rate: float = Field(5e-4, gt=0, description="peak learning rate of AdamW")
     batch_size: int = Field(64, gt=0, description="rows a step and process")
+    real_rows: int = Field(1, ge=1, le=50, description="how often a training or traffic row stands in a pass, a grown text standing once")
+    dropout: bool = Field(True, description="keep the dropout of the model that the student is cut from")
     control: bool = Field(True, description="train the control students that prove the gain")
     processes: int = Field(1, gt=0, description="training processes on this machine")
 

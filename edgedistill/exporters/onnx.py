@@ -28,6 +28,11 @@ FORMAT = "onnx"
 OPSET = 17  # the oldest that has LayerNormalization; later ones break patterns that the fusions look for
 FUSED_AS_BERT = ("bert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta", "camembert")
 
+# What acts on each position by itself, so that it may be done for one alone.
+BY_POSITION = frozenset(
+    {"MatMul", "Add", "SkipLayerNormalization", "LayerNormalization", "BiasGelu", "Gelu", "FastGelu", "Erf", "Div", "Mul", "Tanh", "Relu"}
+)
+
 # Of the largest logit. Correct float32 graphs were seen 5e-7 to 2e-6 of it away from torch (order of additions), faults from 2e-2 on (dropout left on,
 # a lost bias). The bound stands between, more than an order of magnitude from either.
 TOLERANCE = 1e-4
@@ -268,7 +273,68 @@ def _fuse(config: Any, unfused: Path, path: Path, *, whole_attention: bool) -> N
         opt_level=0,  # only the Python fusions: what the C++ optimiser writes depends on the machine it runs on
         optimization_options=options,
     )
+    _last_layer_for_first_token(fused.model)
     save_graph(fused.model, path)
+
+
+def _last_layer_for_first_token(model: Any) -> None:
+    """Let everything behind the last attention work on position 0 alone, when that is all that the classifier reads.
+
+    The last layer needs keys and values of every token, but its output projection and feed-forward part act on each position by itself; all but
+    the first are thrown away. Slicing the attention's output and its residual is exact, and saves most of a layer. A graph that reads other
+    positions (mean pooling) or holds any operator that is not known to act by position is left as it is.
+    """
+    import onnx
+
+    graph = model.graph
+    attention = next((node for node in reversed(graph.node) if node.op_type in ("Attention", "MultiHeadAttention")), None)
+    if attention is None:
+        return
+    constants = {tensor.name for tensor in graph.initializer} | {node.output[0] for node in graph.node if node.op_type == "Constant"}
+    behind, sliced, readers = {attention.output[0]}, {attention.output[0]}, []
+    first_token = None
+    for node in list(graph.node)[list(graph.node).index(attention) + 1 :]:
+        if not behind & set(node.input):
+            continue
+        if node.op_type == "Gather" and node.input[0] in behind:
+            first_token = node
+            break
+        if node.op_type not in BY_POSITION:
+            return
+        readers.append(node)
+        behind |= set(node.output)
+        residuals = {name for name in node.input if name and name not in constants and name not in behind}
+        if residuals and node.op_type not in ("SkipLayerNormalization", "Add"):
+            return
+        sliced |= residuals
+    if first_token is None or not _takes_position_0(graph, first_token):
+        return
+    if any(node is not first_token and node not in readers and behind & set(node.input) for node in graph.node):
+        return  # somebody else reads the other positions
+    for name, value in (("first_token_start", 0), ("first_token_end", 1), ("first_token_axis", 1)):
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array([value], np.int64), name))
+    bounds = ["first_token_start", "first_token_end", "first_token_axis"]
+    slices = [
+        onnx.helper.make_node("Slice", [name, *bounds], [f"{name}_first"], name=f"first_token_{n}") for n, name in enumerate(sorted(sliced))
+    ]
+    for node in readers:
+        node.input[:] = [f"{name}_first" if name in sliced else name for name in node.input]
+    nodes = list(graph.node)
+    place = nodes.index(attention) + 1
+    graph.ClearField("node")
+    graph.node.extend([*nodes[:place], *slices, *nodes[place:]])
+
+
+def _takes_position_0(graph: Any, gather: Any) -> bool:
+    import onnx
+
+    axis = next((attribute.i for attribute in gather.attribute if attribute.name == "axis"), 0)
+    values = {tensor.name: tensor for tensor in graph.initializer}
+    values |= {
+        node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"
+    }
+    index = values.get(gather.input[1])
+    return axis == 1 and index is not None and not onnx.numpy_helper.to_array(index).any()
 
 
 def _torch_logits(model: Any, rows: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:

@@ -72,15 +72,17 @@ def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels:
 
     # What the runs differ in: the rows and the losses. The step count is the same for all and follows from the transfer set.
     losses = params.distill.losses if params.run != "labels" else [{"kind": "hard_label", "weight": 1.0}]
-    places = range(len(rows.texts)) if params.run == "distilled" else [place for place, label in enumerate(rows.labels) if label >= 0]
+    labelled = [place for place, label in enumerate(rows.labels) if label >= 0]
+    places = labelled if params.run != "distilled" else _with_real_rows(len(rows.texts), transfer, params.distill.real_rows)
     rows_a_step = params.distill.batch_size * params.distill.processes
     steps = params.distill.steps or max(1, round(params.distill.epochs * len(rows.texts) / rows_a_step))
     texts = [rows.texts[place] for place in places]
     columns: dict[str, npt.NDArray[Any]] = {
-        "labels": rows.labels[list(places)].astype(np.int64),
+        "labels": rows.labels[places].astype(np.int64),
         "teacher_logits": read_labels(labels / "labels.parquet", [rows.keys[place] for place in places]),
     }
-    no_dropout(student)
+    if not params.distill.dropout:
+        no_dropout(student)
     student.train()
     train(
         student,
@@ -99,6 +101,13 @@ def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels:
         (out / "facts.json").write_text(json.dumps(facts, indent=1))
 
 
+def _with_real_rows(count: int, transfer: Path, times: int) -> list[int]:
+    """Every row once, and the real ones (training, traffic) `times` times: what the teacher says of them matters most."""
+    facts = json.loads((transfer / "facts.json").read_text(encoding="utf-8"))
+    real = facts["training_rows"] + facts["traffic_rows"]  # they stand first
+    return [*range(count), *list(range(real)) * (times - 1)]
+
+
 def combined(losses: list[dict[str, Any]]) -> Any:
     """The weighted sum of a recipe's losses as one function (outputs, batch) → scalar."""
     terms = []
@@ -109,7 +118,7 @@ def combined(losses: list[dict[str, Any]]) -> Any:
 
 
 def no_dropout(model: Any) -> None:
-    """Switch dropout off: the student is far too small to overfit soft targets, and noise in its own answer only blurs them."""
+    """Switch dropout off."""
     from torch.nn import Dropout
 
     for module in model.modules():
@@ -163,7 +172,7 @@ def _process() -> None:
     distributed.destroy_process_group()
 
 
-DISTILL = Stage("distill", 1, run, ("torch", "transformers", "accelerate", "tokenizers"))
+DISTILL = Stage("distill", 2, run, ("torch", "transformers", "accelerate", "tokenizers"))
 
 if __name__ == "__main__":
     _process()
