@@ -206,7 +206,7 @@ def test_verdict_heads_the_page() -> None:
     page = page_of(report)
     assert "✓ PASS student int8_dynamic" in page.text
     assert "smaller 10.0 instead of 90.0 MB" in page.text
-    assert "student int4_block : misses accuracy_drop" in page.text
+    assert "student int4_block : accuracy_drop is" in page.text
     failed = page_of(a_report(size_mb=1))
     assert "✗ FAIL Nothing ships; nearest miss: student int4_block" in failed.text
     assert "What to change" in failed.text
