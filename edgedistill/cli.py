@@ -219,8 +219,6 @@ def targets(name: Annotated[str | None, typer.Argument(help="One target, in full
     if as_json:
         return _json([one.model_dump(mode="json") for one in chosen])
     if name:
-        import tomllib  # noqa: F401  # the file is TOML; shown as it is read
-
         for key, value in chosen[0].model_dump(mode="json", exclude_none=True).items():
             print(f"{key}: {value}")
         return None

@@ -3,7 +3,7 @@
 The student starts from the teacher's own weights: kept layers, kept embedding rows, pooler and head. A student that starts there learns in
 a few epochs what a fresh one does not learn at all. Source: DistilBERT (arXiv:1910.01108, §3) starts from every second layer;
 "Poor Man's BERT" (arXiv:2004.03844) compares which layers to drop. A narrower feed-forward part keeps the neurons that matter most: three
-layers with half of it cost what two full ones do and keep more answers (DECISIONS.md).
+layers with half of it cost what two full ones do and keep more answers, though fewer than three full ones (DECISIONS.md).
 """
 
 from __future__ import annotations
