@@ -80,7 +80,7 @@ Method = Literal["delete", "replace", "similar", "recombine", "typo", "case"]
 
 
 def _default_methods() -> dict[Method, float]:
-    return {"replace": 0.4, "recombine": 0.3, "delete": 0.2, "typo": 0.06, "case": 0.04}
+    return {"similar": 0.4, "replace": 0.24, "recombine": 0.18, "delete": 0.12, "typo": 0.036, "case": 0.024}
 
 
 class Transfer(Section):

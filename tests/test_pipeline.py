@@ -57,7 +57,13 @@ def test_json_is_one_document(run: Run) -> None:
     """Progress mixed into what a script parses."""
     (outcome,) = json.loads(run.compile.stdout)
     assert outcome["target"] == "laptop-x86" and outcome["state"] == "PASS"
-    assert {variant["scheme"] for variant in outcome["variants"]} == {"float", "onnx_int8_dynamic", "onnx_int8_static", "onnx_int4_block"}
+    assert {variant["scheme"] for variant in outcome["variants"]} == {
+        "float",
+        "onnx_int8_dynamic",
+        "onnx_int8_static",
+        "onnx_int8_int4_table",
+        "onnx_int4_block",
+    }
     assert {variant["role"] for variant in outcome["variants"]} == {"teacher", "student", "control"}
 
 

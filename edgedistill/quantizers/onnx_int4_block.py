@@ -63,7 +63,7 @@ def quantize(graphs: Path, out: Path, calibration: Sequence[Batch], keep_float: 
         constants |= {part.name: part for part in parts}
     for node in tables(model.graph):
         if node.name not in keep_float:
-            new, parts = _table(node, weights[node.input[0]])
+            new, parts = block_table(node, weights[node.input[0]])
             changed[node.name] = [new]
             constants |= {part.name: part for part in parts}
     replace(model, changed, list(constants.values()))
@@ -153,7 +153,7 @@ def _product(node: Any, weight: npt.NDArray[np.float32], importance: npt.NDArray
     return onnx.helper.make_node("MatMulNBits", inputs, list(node.output), name=node.name, domain="com.microsoft", **facts), parts
 
 
-def _table(node: Any, table: npt.NDArray[np.float32]) -> tuple[Any, list[Any]]:
+def block_table(node: Any, table: npt.NDArray[np.float32]) -> tuple[Any, list[Any]]:
     """`GatherBlockQuantized` for a `Gather` from `table` [rows, width]; blocks run along the width."""
     import onnx
 
