@@ -29,7 +29,7 @@ def test_demo_on_real_data(tmp_path: Path) -> None:
     for variant in report.students:
         assert accuracy(report, variant).value > 0.95 * accuracy(report, report.teacher).value, variant.name
         assert accuracy_difference(report, variant, base).value > -0.015, variant.name
-    int8 = next(variant for variant in report.students if variant.scheme == "onnx_int8_dynamic")
+    int8 = next(variant for variant in report.students if variant.scheme == "onnx_int8_int4_table")
     assert report.teacher.size_bytes / int8.size_bytes > 8
     assert (speed_up(int8, report.teacher) or 0) > 4
     assert (speed_up(int8, base) or 0) > 1.5
