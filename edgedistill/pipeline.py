@@ -46,9 +46,12 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
 
     model = _source(recipe, "teacher.model", cache)
     terms = teach.check_terms(recipe.teacher, model.path, "teacher.license")
-    precision, tokens = _precision(), recipe.student.max_tokens
+    precision, tokens, low = _precision(), recipe.student.max_tokens, teach.lowbit(recipe.teacher)
     teacher = make(
-        teach.FINE_TUNE, teach.FineTuneParams(recipe.teacher, recipe.task, tokens, precision, recipe.seed), prepared=prepared, model=model
+        teach.FINE_TUNE,
+        teach.FineTuneParams(recipe.teacher, recipe.task, tokens, precision, recipe.seed, low),
+        prepared=prepared,
+        model=model,
     )
     if (teacher.path / "facts.json").is_file():
         teach.check_floor(json.loads((teacher.path / "facts.json").read_text()), recipe.teacher, "teacher")
@@ -56,7 +59,11 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
         transfer.TRANSFER, transfer.Params(recipe.transfer, recipe.data.near_duplicate, recipe.seed), prepared=prepared, model=model
     )
     labels = make(
-        teach.LABEL, teach.LabelParams(recipe.teacher, recipe.task, tokens, precision), prepared=prepared, teacher=teacher, transfer=texts
+        teach.LABEL,
+        teach.LabelParams(recipe.teacher, recipe.task, tokens, precision, low),
+        prepared=prepared,
+        teacher=teacher,
+        transfer=texts,
     )
     if until == "teach":
         return [Built(target, {"prepare": prepared, "teach": labels}) for target in targets]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -65,19 +66,35 @@ FORBIDDING = {
 
 @dataclass(frozen=True)
 class FineTuneParams:
+    """lowbit: as `lowbit` gives it."""
+
     teacher: Teacher
     task: str
     max_tokens: int
     precision: str
     seed: int
+    lowbit: str = ""
 
 
 @dataclass(frozen=True)
 class LabelParams:
+    """lowbit: as `lowbit` gives it."""
+
     teacher: Teacher
     task: str
     max_tokens: int
     precision: str
+    lowbit: str = ""
+
+
+def lowbit(teacher: Teacher) -> str:
+    """The version of bitsandbytes when the teacher is loaded through it, else nothing."""
+    if teacher.load == "float32":
+        return ""
+    try:
+        return version("bitsandbytes")
+    except PackageNotFoundError:
+        return "absent"
 
 
 def check_terms(teacher: Teacher, folder: Path, where: str) -> dict[str, str]:
@@ -229,6 +246,7 @@ def read_labels(path: Path, keys: list[str]) -> npt.NDArray[np.float32]:
     return np.asarray(logits[[place[key] for key in keys]])
 
 
-_PACKAGES = ("torch", "transformers", "tokenizers", "bitsandbytes")
+# Not bitsandbytes: it is installed for other reasons too, and must not change the key of a teacher that does not use it. `lowbit` in the params does.
+_PACKAGES = ("torch", "transformers", "tokenizers")
 FINE_TUNE = Stage("teacher", 1, fine_tune, (*_PACKAGES, "scikit-learn"))
 LABEL = Stage("label", 1, label, _PACKAGES)

@@ -183,3 +183,10 @@ def test_pickled_weights_are_refused(tiny_teacher: Path, tmp_path: Path) -> None
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     with pytest.raises(SourceError, match="Pickled weights"):
         check_folder(tmp_path)
+
+
+def test_installing_bitsandbytes_does_not_teach_again() -> None:
+    """`make test` installs bitsandbytes; the next `make demo` must not train for ten minutes because of that."""
+    assert teach.lowbit(Teacher(model="m")) == ""
+    assert teach.lowbit(Teacher(model="m", load="4bit")) != ""
+    assert "bitsandbytes" not in teach.FINE_TUNE.packages + teach.LABEL.packages
