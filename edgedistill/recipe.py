@@ -119,6 +119,9 @@ class Distill(Section):
     batch_size: int = Field(64, gt=0, description="rows a step and process")
     real_rows: int = Field(1, ge=1, le=50, description="how often a training or traffic row stands in a pass, a grown text standing once")
     dropout: bool = Field(True, description="keep the dropout of the model that the student is cut from")
+    average: float = Field(
+        0.995, ge=0, lt=1, description="the running average of the weights is kept, with this decay a step; 0 keeps the last ones"
+    )
     control: bool = Field(True, description="train the control students that prove the gain")
     processes: int = Field(1, gt=0, description="training processes on this machine")
 

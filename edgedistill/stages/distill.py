@@ -89,7 +89,14 @@ def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels:
         [encoding.ids for encoding in tokenizer.encode_batch(texts)],
         columns,
         combined(losses),
-        Schedule(steps, params.distill.learning_rate, params.distill.batch_size, params.precision, params.seed),
+        Schedule(
+            steps,
+            params.distill.learning_rate,
+            params.distill.batch_size,
+            params.precision,
+            params.seed,
+            average=params.distill.average or None,
+        ),
         pad_id=student.config.pad_token_id or 0,
         checkpoints=out / "checkpoints",
         label={"distilled": "distilling", "labels": "control: labels alone", "train_rows": "control: training rows alone"}[params.run],
@@ -172,7 +179,7 @@ def _process() -> None:
     distributed.destroy_process_group()
 
 
-DISTILL = Stage("distill", 2, run, ("torch", "transformers", "accelerate", "tokenizers"))
+DISTILL = Stage("distill", 3, run, ("torch", "transformers", "accelerate", "tokenizers"))
 
 if __name__ == "__main__":
     _process()

@@ -110,3 +110,17 @@ def test_padding_by_hand() -> None:
     """A mask that hides real tokens."""
     batch = pad([[5, 6, 7], [8]], 0)
     assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 0, 0]] and batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_average_is_the_running_mean(tiny_teacher: Path, tmp_path: Path) -> None:
+    """Last weights kept where the average was asked for. One row at a fixed rate: the average lags behind, between start and end."""
+    kept = {}
+    for average in (None, 0.9):
+        torch.manual_seed(0)
+        model = load_model(tiny_teacher, TASK, CLASSES)
+        before = model.classifier.weight.detach().clone()
+        schedule = Schedule(8, 1e-2, 1, "float32", 0, average=average)
+        loss = lambda outputs, batch: outputs.logits[:, 0].sum()  # noqa: E731
+        train(model, [[2, 9, 3]], {}, loss, schedule, pad_id=0, checkpoints=tmp_path / str(average), label="x")
+        kept[average] = (model.classifier.weight.detach() - before)[0].abs().sum()
+    assert 0.1 * kept[None] < kept[0.9] < 0.98 * kept[None]
