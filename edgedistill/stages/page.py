@@ -62,14 +62,18 @@ GAINS = {
 
 @dataclass(frozen=True)
 class Params:
+    """search: what the search of the student looked at, as `search.search` records it; None when the recipe names the student."""
+
     lineage: dict[str, Any]
     schemes: tuple[str, ...]
+    search: dict[str, Any] | None = None
 
 
 def run(out: Path, params: Params, *, prepared: Path, transfer: Path, teacher: Path, selected: Path, **parts: Path) -> None:
     """Writes `report.html` and `details.json`. parts: `run_{run}` of each student, `quantized_{scheme}` of each binary."""
     details = {
         "lineage": params.lineage,
+        "search": params.search,
         "card": _json(prepared / "card.json"),
         "transfer": _json(transfer / "facts.json"),
         "teacher": _json(teacher / "facts.json"),
