@@ -166,9 +166,8 @@ def dropped(scores: Mapping[str, Score], cost: Mapping[str, tuple[float, ...]], 
             if other != name and all(b <= a for a, b in zip(cost[name], cost[other], strict=True)) and cost[name] != cost[other]:
                 difference = mean_figure((better.gained - score.gained) * len(score.gained) / max(score.possible.sum(), 1e-12))
                 if difference.low > 0:
-                    gone[name] = (
-                        f"{other} costs less and is better by {100 * difference.value:.1f} points [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
-                    )
+                    points = [100 * part for part in (difference.value, difference.low, difference.high)]
+                    gone[name] = f"{other} costs less and is better by {points[0]:.1f} points [{points[1]:+.1f}, {points[2]:+.1f}]"
                     break
     left = [name for name in scores if name not in gone]
     front = {name for name in left if not any(_beats(scores, cost, other, name) for other in left)}
