@@ -59,6 +59,8 @@ def export(model_dir: Path, out: Path, texts: Sequence[str], max_tokens: int) ->
     `fused_attention`, the number of attention layers that became one operator.
     Raises ParityError when a graph or the tokenizer file differs from torch's.
     """
+    import edgedistill.architectures  # noqa: F401  # our own are registered with the Auto classes
+
     out.mkdir(parents=True, exist_ok=True)
     with quiet():
         tokenizer = _write_tokenizer(model_dir, out / "tokenizer.json", texts, max_tokens)

@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill import plugins
-from edgedistill.errors import StageError
+from edgedistill.errors import RecipeError, StageError
 from edgedistill.models import load_model, load_tokenizer, save
 from edgedistill.progress import tick
-from edgedistill.recipe import Distill, Student
+from edgedistill.recipe import Distill, Student, unknown_options
 from edgedistill.stages.teach import read_labels
 from edgedistill.store import Stage, plain
 from edgedistill.tables import read_rows
@@ -60,7 +60,10 @@ def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels:
     first = not distributed.is_initialized() or distributed.get_rank() == 0
     start = out / "checkpoints" / "start"
     if first and not (start / "facts.json").is_file():
-        family = plugins.find("students", DEFAULT_FAMILY if params.student.family == "auto" else params.student.family)
+        name = DEFAULT_FAMILY if params.student.family == "auto" else params.student.family
+        family, unknown = plugins.find("students", name), unknown_options(params.student, name)
+        if unknown:
+            raise RecipeError(unknown, where="student")
         folder = source / "model" if (source / "model").is_dir() else source
         start.mkdir(parents=True, exist_ok=True)
         facts = family.start(folder, start, params.student, rows.texts, classes, task.HUB_TASK, params.seed)

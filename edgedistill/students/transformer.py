@@ -20,6 +20,7 @@ from edgedistill.recipe import Student
 from edgedistill.training import pad
 
 ABOUT = "transformer encoder: layers cut from the teacher or another encoder, task vocabulary"
+OPTIONS = frozenset({"layers", "ffn", "width", "heads", "vocabulary"})
 DEFAULT_LAYERS = 2
 PRUNING_TEXTS = 512  # texts on which the importance of neurons is judged
 
