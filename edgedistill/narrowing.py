@@ -57,7 +57,9 @@ def narrow(model: Any, stack: str, width: int, heads: int, tokenizer: Any, texts
 
     names = normalized(model.config)
     wide, old_heads = names.hidden_size, names.num_attention_heads
-    embedding = getattr(model.config, "embedding_size", None)  # ELECTRA: may differ from the layers' width, and then a product stands between
+    embedding = getattr(
+        model.config, "embedding_size", None
+    )  # ELECTRA: may differ from the layers' width, and then a product stands between
     if embedding == width != wide:
         raise RecipeError(
             f"student.width = {width} is the width of this {model.config.model_type} model's embeddings, for which it has no layers.",
@@ -133,7 +135,9 @@ def _attention(layer: Any, wide: int, kind: str) -> list[Any]:
 
     square = [module for module in layer.modules() if isinstance(module, Linear) and module.in_features == module.out_features == wide]
     if len(square) not in (4, 6):  # six where the feed-forward part is as wide as the layer
-        raise RecipeError(f"student.width: query, key, value and output of a {kind} layer were not found.", write="Leave width and heads out.")
+        raise RecipeError(
+            f"student.width: query, key, value and output of a {kind} layer were not found.", write="Leave width and heads out."
+        )
     return square[:4]
 
 
@@ -147,7 +151,8 @@ def _watch(model: Any, outputs: Sequence[str], inputs: Sequence[str], batch: Any
         return (tensor[real] if tensor.ndim == 3 and tensor.shape[:2] == real.shape else tensor.reshape(-1, tensor.shape[-1])).clone()
 
     hooks = [
-        model.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: seen.update({f"{name}.out": rows(out)})) for name in outputs
+        model.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: seen.update({f"{name}.out": rows(out)}))
+        for name in outputs
     ]
     hooks += [
         model.get_submodule(name).register_forward_pre_hook(lambda _, given, name=name: seen.update({f"{name}.in": rows(given[0])}))

@@ -101,7 +101,10 @@ class Student(Section):
     layers: int | list[int] | None = Field(None, description="how many layers to keep, or which (from 0); else as the family thinks best")
     ffn: int | None = Field(None, ge=8, description="width of the feed-forward part of each layer, pruned by importance; else as it was")
     width: int | None = Field(
-        None, ge=16, le=4096, description="transformer: width of the layers, projected; conv, static: width of the token table; else as usual"
+        None,
+        ge=16,
+        le=4096,
+        description="transformer: width of the layers, projected; conv, static: width of the token table; else as usual",
     )
     heads: int | None = Field(None, ge=1, description="transformer: attention heads of each layer, pruned by importance; else as it was")
     channels: int | None = Field(None, ge=16, le=4096, description="conv: features that each convolution gives; else 256")

@@ -65,7 +65,9 @@ def _views(model: Any, tokenizer: Any, kept: Any) -> list[Any]:
     with torch.inference_mode():
         for begin in range(0, len(kept), BATCH):
             part = kept[begin : begin + BATCH]
-            ids = torch.stack([torch.full_like(part, token) for token in before] + [part] + [torch.full_like(part, token) for token in behind], 1)
+            ids = torch.stack(
+                [torch.full_like(part, token) for token in before] + [part] + [torch.full_like(part, token) for token in behind], 1
+            )
             states = model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True).hidden_states
             middles.append(states[len(states) // 2][:, len(before)])
             ends.append(states[-1][:, len(before)])

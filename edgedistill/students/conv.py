@@ -61,7 +61,11 @@ def start_small(
     teacher = load_model(source, task, classes)
     tokenizer = load_tokenizer(source)
     before = len(teacher.get_input_embeddings().weight)
-    cut = vocabulary.cut(tokenizer, texts) if options.vocabulary == "task" else vocabulary.Cut(tokenizer, list(range(tokenizer.get_vocab_size())))
+    cut = (
+        vocabulary.cut(tokenizer, texts)
+        if options.vocabulary == "task"
+        else vocabulary.Cut(tokenizer, list(range(tokenizer.get_vocab_size())))
+    )
     seen = counts(cut.tokenizer, texts)
     table = token_vectors(teacher, tokenizer, cut.kept, seen.sqrt() + 1, width)
     pad = teacher.config.pad_token_id

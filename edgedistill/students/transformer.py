@@ -10,7 +10,7 @@ with fewer heads is projected from the wide one: narrowing.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,27 @@ def start(source: Path, out: Path, options: Student, texts: Sequence[str], class
         "parameters_before": before,
         "texts_with_equal_ids": len(texts) if options.vocabulary == "task" else None,
     }
+
+
+def sizes(options: Student, teacher: Mapping[str, Any]) -> list[Student]:
+    """A ladder of candidates from the cheapest to the dearest; what `options` fixes stays fixed.
+
+    teacher: `layers`, `width`, `heads`, `ffn` of the model they start from. Each candidate is complete, and ordered by multiply-adds a token.
+    """
+    layers, width, heads, ffn = (teacher[name] for name in ("layers", "width", "heads", "ffn"))
+    head = width // heads
+    widths = [options.width] if options.width else sorted({max(1, round(share * heads)) * head for share in (1 / 3, 1 / 2, 2 / 3, 1)})
+    depths = [options.layers] if options.layers is not None else sorted({depth for depth in (1, 2, 3, 4, 6) if depth <= layers})
+    ladder: dict[float, Student] = {}
+    for slim in widths:
+        for share in (1 / 4, 1 / 2, 3 / 4, 1):
+            # In steps of 16, which kernels like; not under 8, which the recipe does not take.
+            narrow_ffn = options.ffn or min(ffn, max(16, round(share * ffn * slim / width / 16) * 16))
+            for depth in depths:
+                cost = (len(depth) if isinstance(depth, list) else depth) * slim * (4 * slim + 2 * narrow_ffn)
+                chosen = {"layers": depth, "width": slim, "ffn": narrow_ffn, "heads": which_heads(slim, options.heads, width, heads)}
+                ladder[cost] = options.model_copy(update={"family": "transformer", **chosen})
+    return [ladder[cost] for cost in sorted(ladder)]
 
 
 def _narrower(model: Any, options: Student, tokenizer: Any, texts: Sequence[str]) -> Any:
