@@ -79,11 +79,13 @@ class _Small(PreTrainedModel):  # type: ignore[misc]
             nn.init.normal_(module.weight, std=0.3)
 
     def get_input_embeddings(self) -> nn.Embedding:
-        table: nn.Embedding = getattr(self, "encoder", self).embeddings
+        encoder: Any = getattr(self, "encoder", self)
+        table: nn.Embedding = encoder.embeddings
         return table
 
     def set_input_embeddings(self, table: nn.Embedding) -> None:
-        getattr(self, "encoder", self).embeddings = table
+        encoder: Any = getattr(self, "encoder", self)
+        encoder.embeddings = table
 
 
 def _kept(input_ids: Tensor, attention_mask: Tensor | None, dtype: torch.dtype) -> Tensor:

@@ -78,8 +78,9 @@ def load_model(folder: Path, task: str, classes: list[str], **options: Any) -> A
 
 def model_class(hub_task: str) -> Any:
     """The transformers class that serves a task, by optimum's TasksManager."""
-    import edgedistill.architectures  # noqa: F401  # our own are registered with the Auto classes
     from optimum.exporters.tasks import TasksManager
+
+    import edgedistill.architectures  # noqa: F401  # our own are registered with the Auto classes
 
     return TasksManager.get_model_class_for_task(hub_task)
 

@@ -1,8 +1,8 @@
 """A narrower transformer out of a wide one: the residual stream projected, heads chosen by importance, each product cut to fit.
 
-Everything in an encoder reads from and writes to one stream of width D, so one basis must serve all layers. It is the principal components of what the layer
-norms put on the stream on the task's texts. With P [D, d] that basis, a table becomes E·P, a product that writes Pᵀ·W, one that reads W·P, and what the
-stream holds on average outside the basis goes into the reader's bias.
+Everything in an encoder reads from and writes to one stream of width D, so one basis must serve all layers. It is the principal components of what
+the layer norms put on the stream on the task's texts. With P [D, d] that basis, a table becomes E·P, a product that writes Pᵀ·W, one that reads W·P,
+and what the stream holds on average outside the basis goes into the reader's bias.
 
 What is exact and what is not. Without layer norms a rotation of the stream changes nothing (SliceGPT, arXiv:2401.15024, which therefore makes LayerNorm
 into RMSNorm and needs an extra product on every residual). LayerNorm with a weight an element does not commute with a rotation, and an architecture that
@@ -95,7 +95,7 @@ def narrow(model: Any, stack: str, width: int, heads: int, tokenizer: Any, texts
         _narrow_attention(state, [name_of[module] for module in four], seen, kept, wide // old_heads, width // heads)
     for name, module in linears.items():
         weight, bias = state[f"{name}.weight"], state.get(f"{name}.bias")
-        if name == dense or name == final:
+        if name in (dense, final):
             continue
         output = module in inner and any(module is four[3] for four in attention)
         reads = module.in_features == wide and not output

@@ -1,9 +1,11 @@
 """Token vectors for a narrow student: what the teacher knows of each token, in as few numbers as asked for.
 
-A small student has no layers to work a token's meaning out; it must find it in the table. So a row is made of three views of the token: its row in the
-teacher's own table, and the state in the middle and at the end of the teacher when the token is read alone. Each view is centred and brought to one length,
-the views stand side by side, and the principal components with the most variance are kept. Tokens weigh in by the square root of how often the task's
-texts use them: by the bare count, a handful of stop words would take the components.
+A small student has no layers to work a token's meaning out; it must find it in the table. So a row is made of three views of the token: its row in
+the teacher's own table, and the state in the middle and at the end of the teacher when the token is read alone. Each view is centred and brought to
+one length, the views stand side by side, and the principal components with the most variance are kept. Tokens weigh in by the square root of how
+often the task's texts use them: by the bare count, a handful of stop words would take the components.
+
+One convolution on TREC-6 (1,500 steps, teacher 0.952): fresh vectors 0.859, the table alone 0.915, the last state alone 0.919, all three 0.928.
 
 Sources: model2vec (a static table from each token's output, then principal components; https://github.com/MinishLab/model2vec);
 weights by frequency, "All-but-the-Top" (arXiv:1702.01417) and SIF (Arora et al. 2017). Figures of the choice: DECISIONS.md.
