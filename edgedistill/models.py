@@ -54,6 +54,8 @@ def load_model(folder: Path, task: str, classes: list[str], **options: Any) -> A
     """A torch model for `task` with one output a class. A head of another size is started anew (and only then)."""
     from transformers import AutoConfig
 
+    import edgedistill.architectures  # noqa: F401  # our own are registered with the Auto classes
+
     check_folder(folder)
     with quiet():
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
@@ -77,6 +79,8 @@ def load_model(folder: Path, task: str, classes: list[str], **options: Any) -> A
 def model_class(hub_task: str) -> Any:
     """The transformers class that serves a task, by optimum's TasksManager."""
     from optimum.exporters.tasks import TasksManager
+
+    import edgedistill.architectures  # noqa: F401  # our own are registered with the Auto classes
 
     return TasksManager.get_model_class_for_task(hub_task)
 

@@ -93,9 +93,6 @@ class Transfer(Section):
     )
 
 
-SIZES = frozenset({"layers", "ffn"})  # what only a student of a stated family can have
-
-
 class Student(Section):
     """`[student]`: what the student can be. May be left out."""
 
@@ -105,6 +102,17 @@ class Student(Section):
     start: str | None = Field(None, description="source of another encoder to cut; else the student is cut from the teacher")
     layers: int | list[int] | None = Field(None, description="how many layers to keep, or which (from 0); else as the family thinks best")
     ffn: int | None = Field(None, ge=8, description="width of the feed-forward part of each layer, pruned by importance; else as it was")
+    width: int | None = Field(
+        None,
+        ge=16,
+        le=4096,
+        description="transformer: width of the layers, projected; conv, static: width of the token table; else as usual",
+    )
+    heads: int | None = Field(None, ge=1, description="transformer: attention heads of each layer, pruned by importance; else as it was")
+    channels: int | None = Field(None, ge=16, le=4096, description="conv: features that each convolution gives; else 256")
+    kernel: int | None = Field(None, ge=1, le=15, description="conv: tokens that a convolution looks at, odd; else 3")
+    ngrams: int | None = Field(None, ge=0, le=1_000_000, description="static: rows of the table of hashed pairs of tokens; 0 for none")
+    head: int | None = Field(None, ge=0, le=4096, description="conv, static: hidden width of the classifier; 0 for a linear one")
     vocabulary: Literal["task", "full"] = Field("task", description="task keeps the tokens that the data can produce")
     max_tokens: int = Field(128, ge=8, le=8192, description="longer inputs are cut off, tokens")
 
@@ -133,6 +141,8 @@ class Search(Section):
             if student.family == "auto":
                 raise ValueError('a candidate needs its family, such as family = "transformer"')
             _existing("students", student.family)
+            if unknown := unknown_options(student, student.family):
+                raise ValueError(unknown)
         return students
 
 
@@ -208,11 +218,31 @@ class Recipe(Section):
     def _family_exists(cls, student: Student) -> Student:
         if student.family != "auto":
             _existing("students", student.family)
-        elif sized := [key for key in student.model_fields_set if key in SIZES]:
+            unknown = unknown_options(student, student.family)
+            if unknown:
+                raise ValueError(unknown)
+        elif sized := sorted(student.model_fields_set - ANY_FAMILY - {"vocabulary"}):
             raise ValueError(
-                f'{" and ".join(sorted(sized))} fix a size, so the family must be said too: write family = "transformer" under [student]'
+                f'{" and ".join(sized)} fix a size, so the family must be said too: write family = "transformer" under [student]'
             )
         return student
+
+
+ANY_FAMILY = frozenset({"family", "start", "max_tokens"})  # what every family of students takes
+
+
+def unknown_options(student: Student, family: str) -> str:
+    """What is wrong with options that `family` does not know, and what to write instead; nothing when it knows them all."""
+    known = getattr(plugins.find("students", family), "OPTIONS", None)
+    given = [name for name, value in student if value != Student.model_fields[name].default and name not in ANY_FAMILY]
+    unknown = [name for name in given if known is not None and name not in known]
+    if not unknown:
+        return ""
+    others = [name for name in plugins.names("students") if unknown[0] in getattr(plugins.find("students", name), "OPTIONS", ())]
+    return (
+        f'student.{unknown[0]} is no option of the family "{family}", which has {", ".join(sorted(known or ()))}. '
+        f'Leave it out, or write family = "{others[0]}".'
+    )
 
 
 def read_recipe(path: Path) -> Recipe:

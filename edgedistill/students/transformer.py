@@ -3,23 +3,26 @@
 The student starts from the teacher's own weights: kept layers, kept embedding rows, pooler and head. A student that starts there learns in
 a few epochs what a fresh one does not learn at all. Source: DistilBERT (arXiv:1910.01108, §3) starts from every second layer;
 "Poor Man's BERT" (arXiv:2004.03844) compares which layers to drop. A narrower feed-forward part keeps the neurons that matter most: three
-layers with half of it cost what two full ones do and keep more answers, though fewer than three full ones (DECISIONS.md).
+layers with half of it cost what two full ones do and keep more answers, though fewer than three full ones (DECISIONS.md). A narrower stream
+with fewer heads is projected from the wide one: narrowing.py.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgedistill import vocabulary
 from edgedistill.errors import RecipeError
 from edgedistill.models import load_model, load_tokenizer, normalized, parameter_count, save
+from edgedistill.narrowing import narrow, which_heads
 from edgedistill.recipe import Student
 from edgedistill.training import pad
 
 ABOUT = "transformer encoder: layers cut from the teacher or another encoder, task vocabulary"
+OPTIONS = frozenset({"layers", "ffn", "width", "heads", "vocabulary"})
 DEFAULT_LAYERS = 2
 PRUNING_TEXTS = 512  # texts on which the importance of neurons is judged
 
@@ -38,6 +41,9 @@ def start(source: Path, out: Path, options: Student, texts: Sequence[str], class
     model = keep_layers(model, layers)
     if options.ffn is not None:
         prune_feed_forward(model, options.ffn, tokenizer, texts)
+    if options.width is not None or options.heads is not None:
+        model = _narrower(model, options, tokenizer, texts)
+        names = normalized(model.config)
     facts: dict[str, Any] = {"vocabulary_before": len(model.get_input_embeddings().weight)}
     if options.vocabulary == "task":
         cut = vocabulary.cut(tokenizer, texts)
@@ -55,6 +61,40 @@ def start(source: Path, out: Path, options: Student, texts: Sequence[str], class
         "parameters_before": before,
         "texts_with_equal_ids": len(texts) if options.vocabulary == "task" else None,
     }
+
+
+def sizes(options: Student, teacher: Mapping[str, Any]) -> list[Student]:
+    """A ladder of candidates from the cheapest to the dearest; what `options` fixes stays fixed.
+
+    teacher: `layers`, `width`, `heads`, `ffn` of the model they start from. Each candidate is complete, and ordered by multiply-adds a token.
+    """
+    layers, width, heads, ffn = (teacher[name] for name in ("layers", "width", "heads", "ffn"))
+    head = width // heads
+    widths = [options.width] if options.width else sorted({max(1, round(share * heads)) * head for share in (1 / 3, 1 / 2, 2 / 3, 1)})
+    depths = [options.layers] if options.layers is not None else sorted({depth for depth in (1, 2, 3, 4, 6) if depth <= layers})
+    ladder: dict[float, Student] = {}
+    for slim in widths:
+        for share in (1 / 4, 1 / 2, 3 / 4, 1):
+            # In steps of 16, which kernels like; not under 8, which the recipe does not take.
+            narrow_ffn = options.ffn or min(ffn, max(16, round(share * ffn * slim / width / 16) * 16))
+            for depth in depths:
+                cost = (len(depth) if isinstance(depth, list) else depth) * slim * (4 * slim + 2 * narrow_ffn)
+                chosen = {"layers": depth, "width": slim, "ffn": narrow_ffn, "heads": which_heads(slim, options.heads, width, heads)}
+                ladder[cost] = options.model_copy(update={"family": "transformer", **chosen})
+    return [ladder[cost] for cost in sorted(ladder)]
+
+
+def _narrower(model: Any, options: Student, tokenizer: Any, texts: Sequence[str]) -> Any:
+    names = normalized(model.config)
+    width = options.width or names.hidden_size
+    if width > names.hidden_size:
+        raise RecipeError(
+            f"student.width = {width}, but the model it starts from has {names.hidden_size}.", write=f"Write 16 to {names.hidden_size}."
+        )
+    heads = which_heads(width, options.heads, names.hidden_size, names.num_attention_heads)
+    if (width, heads) == (names.hidden_size, names.num_attention_heads):
+        return model
+    return narrow(model, _layer_stack(model, names.num_layers), width, heads, tokenizer, texts)
 
 
 def which_layers(wanted: int | list[int] | None, available: int) -> list[int]:
