@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 from edgedistill import plugins
 from edgedistill.budget import Budget
 from edgedistill.errors import InputError, missing_extra
+from edgedistill.features import EMBEDDING, TOKEN_LEVEL, needs_of
 from edgedistill.recipe import Recipe
 from edgedistill.report import Report, read_report
 from edgedistill.sources import Source, home, resolve
@@ -58,9 +59,11 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
     texts = make(
         transfer.TRANSFER, transfer.Params(recipe.transfer, recipe.data.near_duplicate, recipe.seed), prepared=prepared, model=model
     )
+    needs = needs_of(recipe.distill.losses)
+    label_params = teach.EmbeddingLabelParams if EMBEDDING in needs else teach.LabelParams
     labels = make(
         teach.LABEL,
-        teach.LabelParams(recipe.teacher, recipe.task, tokens, precision, low),
+        label_params(recipe.teacher, recipe.task, tokens, precision, low),
         prepared=prepared,
         teacher=teacher,
         transfer=texts,
@@ -78,6 +81,7 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
             transfer=texts,
             labels=labels,
             source=start,
+            **({"teacher": teacher} if needs & TOKEN_LEVEL else {}),
         )
         for run in runs
     }
