@@ -27,9 +27,7 @@ def _of_minilm_v2() -> list[Relation]:
 
 class Options(Section):
     weight: float = Field(1.0, gt=0, description="factor of this term in the whole loss")
-    relations: list[Relation] = Field(
-        default_factory=_of_minilm_v2, min_length=1, description="which products are compared"
-    )
+    relations: list[Relation] = Field(default_factory=_of_minilm_v2, min_length=1, description="which products are compared")
     heads: int | None = Field(None, gt=0, description="relation heads, a divisor of both widths; else the most up to the teacher's heads")
     teacher_layer: int | None = Field(
         None, ge=1, description="layer of the teacher, from 1, that the student's last follows; else the last"
