@@ -13,10 +13,10 @@ from edgedistill import plugins
 from edgedistill.budget import Budget
 from edgedistill.errors import InputError, missing_extra
 from edgedistill.features import EMBEDDING, TOKEN_LEVEL, needs_of
-from edgedistill.recipe import Recipe
+from edgedistill.recipe import Member, Recipe, Rule, alone
 from edgedistill.report import Report, read_report
 from edgedistill.sources import Source, home, resolve
-from edgedistill.stages import benchmark, bundle, distill, export, page, prepare, quantize, select, teach, transfer
+from edgedistill.stages import benchmark, bundle, combine, distill, export, page, prepare, quantize, select, teach, transfer
 from edgedistill.store import Artifact, Keyed, Stage, Store
 from edgedistill.target import Target, find_target
 
@@ -45,46 +45,44 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
     if until == "prepare":
         return [Built(target, {"prepare": prepared}) for target in targets]
 
-    model = _source(recipe, "teacher.model", cache)
-    terms = teach.check_terms(recipe.teacher, model.path, "teacher.license")
-    precision, tokens, low = _precision(), recipe.student.max_tokens, teach.lowbit(recipe.teacher)
-    teacher = make(
-        teach.FINE_TUNE,
-        teach.FineTuneParams(recipe.teacher, recipe.task, tokens, precision, recipe.seed, low),
-        prepared=prepared,
-        model=model,
-    )
-    if (teacher.path / "facts.json").is_file():
-        teach.check_floor(json.loads((teacher.path / "facts.json").read_text()), recipe.teacher, "teacher")
+    precision, tokens = _precision(), recipe.student.max_tokens
+    teachers = [_taught(make, recipe, member, where, cache, precision, prepared) for where, member in recipe.teacher.members()]
+    model, teacher, terms = teachers[0].model, teachers[0].artifact, teachers[0].terms
     texts = make(
         transfer.TRANSFER, transfer.Params(recipe.transfer, recipe.data.near_duplicate, recipe.seed), prepared=prepared, model=model
     )
     needs = needs_of(recipe.distill.losses)
-    label_params = teach.EmbeddingLabelParams if EMBEDDING in needs else teach.LabelParams
-    labels = make(
-        teach.LABEL,
-        label_params(recipe.teacher, recipe.task, tokens, precision, low),
-        prepared=prepared,
-        teacher=teacher,
-        transfer=texts,
-    )
+    labelled = [
+        _labelled(make, recipe, one, EMBEDDING in needs and one is teachers[0], precision, prepared=prepared, transfer=texts)
+        for one in teachers
+    ]
+    labels = labelled[0]
+    if len(teachers) > 1:
+        labels = _combined(make, recipe, teachers, labelled, [one.member.weight for one in teachers], recipe.teacher.combine, prepared)
     if until == "teach":
         return [Built(target, {"prepare": prepared, "teach": labels}) for target in targets]
 
     start = _source(recipe, "student.start", cache) if recipe.student.start else teacher
     runs: list[distill.Run] = ["distilled", "labels", "train_rows"] if recipe.distill.control else ["distilled"]
-    students = {
-        run: make(
-            distill.DISTILL,
-            distill.Params(run, recipe.student, recipe.distill, recipe.task, precision, recipe.seed),
-            prepared=prepared,
-            transfer=texts,
-            labels=labels,
-            source=start,
-            **({"teacher": teacher} if needs & TOKEN_LEVEL else {}),
-        )
-        for run in runs
-    }
+    # What is asked of one round does not depend on how many there are.
+    asked = recipe.distill.model_copy(update={"rounds": 1, "round_teacher": "average"})
+    watched = {"teacher": teacher} if needs & TOKEN_LEVEL else {}
+    distilled: Callable[[distill.Run, Keyed], Artifact] = lambda run, labels: make(  # noqa: E731
+        distill.DISTILL,
+        distill.Params(run, recipe.student, asked, recipe.task, precision, recipe.seed),
+        prepared=prepared,
+        transfer=texts,
+        labels=labels,
+        source=start,
+        **watched,
+    )
+    taught = labels
+    for _ in range(1, recipe.distill.rounds):
+        last = _Taught(Member(model="the last student"), distilled("distilled", taught), model, terms)
+        answers = _labelled(make, recipe, last, False, precision, prepared=prepared, transfer=texts)
+        weights = [1.0 if recipe.distill.round_teacher == "average" else 0.0, 1.0]
+        taught = _combined(make, recipe, [teachers[0], last], [labels, answers], weights, "weighted", prepared)
+    students = {run: distilled(run, taught if run == "distilled" else labels) for run in runs}
     if until == "distill":
         return [Built(target, {"prepare": prepared, "distill": students["distilled"]}) for target in targets]
 
@@ -119,7 +117,7 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
         if until in ("select", "bundle"):
             results["select"] = make(select.SELECT, select.Params(budget, recipe.compile.prefer), measured=measured)
         if until == "bundle":
-            lineage = _lineage(recipe, data, model, terms)
+            lineage = _lineage(recipe, data, teachers)
             results["bundle"] = make(
                 bundle.BUNDLE,
                 bundle.Params(**facts, entries=entries, lineage=lineage),
@@ -136,11 +134,59 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
                 transfer=texts,
                 teacher=teacher,
                 selected=results["select"],
+                **({"combined": labels} if len(teachers) > 1 else {}),
                 **{f"run_{run}": student for run, student in students.items()},
                 **{f"quantized_{scheme}": binary for scheme, binary in binaries.items()},
             )
         built.append(Built(target, results))
     return built
+
+
+@dataclass(frozen=True)
+class _Taught:
+    """A teacher that knows the task: what the recipe says of it, its artifact, its source and its terms."""
+
+    member: Member
+    artifact: Artifact
+    model: Source
+    terms: dict[str, str]
+
+
+def _taught(make: Make, recipe: Recipe, member: Member, where: str, cache: Path, precision: str, prepared: Keyed) -> _Taught:
+    """One teacher, fine-tuned where needed. Raises for terms that forbid it and for one that a linear model beats."""
+    model = resolve(member.model, folder=recipe.folder, cache=cache / "sources", where=f"{where}.model")
+    terms = teach.check_terms(member, model.path, f"{where}.license")
+    own, low = alone(member), teach.lowbit(member)
+    params = teach.FineTuneParams(own, recipe.task, recipe.student.max_tokens, precision, recipe.seed, low)
+    artifact = make(teach.FINE_TUNE, params, prepared=prepared, model=model)
+    if (artifact.path / "facts.json").is_file():
+        teach.check_floor(json.loads((artifact.path / "facts.json").read_text()), member, where)
+    return _Taught(member, artifact, model, terms)
+
+
+def _labelled(make: Make, recipe: Recipe, one: _Taught, embeddings: bool, precision: str, **inputs: Keyed) -> Artifact:
+    """One teacher's soft labels of the transfer set."""
+    params = teach.EmbeddingLabelParams if embeddings else teach.LabelParams
+    asked = params(alone(one.member), recipe.task, recipe.student.max_tokens, precision, teach.lowbit(one.member))
+    return make(teach.LABEL, asked, teacher=one.artifact, **inputs)
+
+
+def _combined(
+    make: Make,
+    recipe: Recipe,
+    teachers: Sequence[_Taught],
+    labels: Sequence[Artifact],
+    weights: Sequence[float],
+    rule: Rule,
+    prepared: Keyed,
+) -> Artifact:
+    """Several sets of soft labels as one."""
+    members = tuple(alone(one.member) for one in teachers)
+    params = combine.Params(members, tuple(weights), rule, recipe.task, recipe.student.max_tokens)
+    inputs = {f"label_{place}": one for place, one in enumerate(labels)} | {
+        f"teacher_{place}": one.artifact for place, one in enumerate(teachers)
+    }
+    return make(combine.COMBINE, params, prepared=prepared, **inputs)
 
 
 # --- compile and plan -----------------------------------------------------------------------------------------------------------------
@@ -269,12 +315,13 @@ def _entries(graphs: dict[str, Artifact], binaries: dict[str, Artifact]) -> tupl
     return tuple(entries), files
 
 
-def _lineage(recipe: Recipe, data: dict[str, Source], model: Source, terms: dict[str, str]) -> dict[str, Any]:
+def _lineage(recipe: Recipe, data: dict[str, Source], teachers: Sequence[_Taught]) -> dict[str, Any]:
     """Where the model comes from: enough to make it again, and no path of this machine."""
     asked = recipe.model_dump(mode="json", exclude={"compile": True, "data": {"train", "test", "traffic"}})
+    first, *more = [{**one.terms, "model": one.model.origin, "sha256": one.model.key} for one in teachers]
     return {
         "data": {name: {"source": source.origin, "sha256": source.key} for name, source in data.items()},
-        "teacher": {**terms, "model": model.origin, "sha256": model.key},
+        "teacher": first | ({"also": more} if more else {}),
         "recipe": asked,
     }
 
