@@ -75,7 +75,7 @@ def test_a_mix_is_a_distribution_between_its_members(logits: np.ndarray, rule: s
     assert (chances <= members.max(0) + 1e-5).all() and (chances >= members.min(0) - 1e-5).all()
     assert sum(shares) == pytest.approx(1)
     sure = confidence(members, True)
-    assert ((0 <= sure) & (sure <= 1)).all()
+    assert ((sure >= 0) & (sure <= 1)).all()
 
 
 ALSO = """below_floor   = "accept"
