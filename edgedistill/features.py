@@ -35,12 +35,17 @@ class Seen:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a loss must know of a model before training. layers: how many show hidden states; heads: 0 when there is no attention."""
+    """What a loss must know of a model before training.
 
-    layers: int
-    width: int
-    heads: int
-    embedding: int
+    layers: how many there are beside the embedding layer. widths: of the embedding layer's output and of each layer's. width: of queries, keys
+    and values; heads: 0 when there is no attention. embedding: width of what the head reads.
+    """
+
+    layers: int = 0
+    widths: tuple[int, ...] = ()
+    width: int = 0
+    heads: int = 0
+    embedding: int = 0
 
 
 def needs_of(losses: Sequence[Mapping[str, Any]]) -> frozenset[str]:
@@ -96,10 +101,13 @@ class Observer:
 
         with torch.no_grad():
             seen = self(input_ids, attention_mask)
-        width = seen.hidden[0].shape[-1] if seen.hidden else seen.attention[0][0].shape[-1] if seen.attention else 0
-        layers = len(seen.hidden) - 1 if seen.hidden else len(seen.attention)
-        heads = int(getattr(self.model.config, "num_attention_heads", 0) or 0) if seen.attention else 0
-        return Sizes(layers, width, heads, 0 if seen.embedding is None else seen.embedding.shape[-1])
+        return Sizes(
+            layers=len(seen.hidden) - 1 if seen.hidden else len(seen.attention),
+            widths=tuple(state.shape[-1] for state in seen.hidden),
+            width=seen.attention[0][0].shape[-1] if seen.attention else 0,
+            heads=int(getattr(self.model.config, "num_attention_heads", 0) or 0) if seen.attention else 0,
+            embedding=0 if seen.embedding is None else seen.embedding.shape[-1],
+        )
 
     def close(self) -> None:
         """Take the watching off again."""
@@ -174,6 +182,10 @@ def layer_pairs(wanted: Sequence[Sequence[int]] | None, student: int, teacher: i
     """
     where = f"distill.losses, {kind}"
     example = f"Write pairs of [student layer, teacher layer], such as layers = [[{student}, {teacher}]]."
+    if student < 1:
+        raise RecipeError(
+            "the student has no layers to compare.", where=where, write='Take a loss of whole texts, such as "similarity_preserving".'
+        )
     if wanted is None:
         return [(layer, round(layer * teacher / student)) for layer in range(1, student + 1)]
     if not wanted or any(len(pair) != 2 for pair in wanted):

@@ -113,7 +113,11 @@ class Objective(torch.nn.Module):
         was, state = self.student.training, torch.get_rng_state()
         self.student.eval()
         ours = self._watched.sizes(**probe)
-        theirs = self._teacher[0].sizes(**probe) if self._teacher else Sizes(0, 0, 0, columns[EMBEDDING].shape[-1])
+        theirs = (
+            self._teacher[0].sizes(**probe)
+            if self._teacher
+            else Sizes(embedding=columns[EMBEDDING].shape[-1] if EMBEDDING in columns else 0)
+        )
         torch.manual_seed(0)  # projections start the same way each time, and leave the run's other random choices alone
         for place, term in enumerate(self.terms):
             if term.attach:

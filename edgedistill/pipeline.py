@@ -13,10 +13,11 @@ from edgedistill import plugins
 from edgedistill.budget import Budget
 from edgedistill.errors import InputError, missing_extra
 from edgedistill.features import EMBEDDING, TOKEN_LEVEL, needs_of
-from edgedistill.recipe import Member, Recipe, Rule, alone
+from edgedistill.recipe import Member, Recipe, Rule, Student, alone
 from edgedistill.report import Report, read_report
+from edgedistill.search import Candidate, ladder, name_of, search
 from edgedistill.sources import Source, home, resolve
-from edgedistill.stages import benchmark, bundle, combine, distill, export, page, prepare, quantize, select, teach, transfer
+from edgedistill.stages import benchmark, bundle, combine, distill, export, page, prepare, probe, quantize, select, start, teach, transfer
 from edgedistill.store import Artifact, Keyed, Stage, Store
 from edgedistill.target import Target, find_target
 
@@ -47,7 +48,7 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
 
     precision, tokens = _precision(), recipe.student.max_tokens
     teachers = [_taught(make, recipe, member, where, cache, precision, prepared) for where, member in recipe.teacher.members()]
-    model, teacher, terms = teachers[0].model, teachers[0].artifact, teachers[0].terms
+    model, teacher = teachers[0].model, teachers[0].artifact
     texts = make(
         transfer.TRANSFER, transfer.Params(recipe.transfer, recipe.data.near_duplicate, recipe.seed), prepared=prepared, model=model
     )
@@ -62,36 +63,18 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
     if until == "teach":
         return [Built(target, {"prepare": prepared, "teach": labels}) for target in targets]
 
-    start = _source(recipe, "student.start", cache) if recipe.student.start else teacher
-    runs: list[distill.Run] = ["distilled", "labels", "train_rows"] if recipe.distill.control else ["distilled"]
-    # What is asked of one round does not depend on how many there are.
-    asked = recipe.distill.model_copy(update={"rounds": 1, "round_teacher": "average"})
-    watched = {"teacher": teacher} if needs & TOKEN_LEVEL else {}
-    distilled: Callable[[distill.Run, Keyed], Artifact] = lambda run, labels: make(  # noqa: E731
-        distill.DISTILL,
-        distill.Params(run, recipe.student, asked, recipe.task, precision, recipe.seed),
-        prepared=prepared,
-        transfer=texts,
-        labels=labels,
-        source=start,
-        **watched,
-    )
-    taught = labels
-    for _ in range(1, recipe.distill.rounds):
-        last = _Taught(Member(model="the last student"), distilled("distilled", taught), model, terms)
-        answers = _labelled(make, recipe, last, False, precision, prepared=prepared, transfer=texts)
-        weights = [1.0 if recipe.distill.round_teacher == "average" else 0.0, 1.0]
-        taught = _combined(make, recipe, [teachers[0], last], [labels, answers], weights, "weighted", prepared)
-    students = {run: distilled(run, taught if run == "distilled" else labels) for run in runs}
+    base = _Base(make, recipe, cache, precision, prepared, texts, labels, teachers[0])
+    chosen, record = _search(base, targets, model) if recipe.student.family == "auto" else _as_asked(base, targets)
     if until == "distill":
-        return [Built(target, {"prepare": prepared, "distill": students["distilled"]}) for target in targets]
+        return [Built(target, {"prepare": prepared, "distill": chosen[target.name].finished}) for target in targets]
 
-    exported: Callable[[Keyed, str], Artifact] = lambda model, format: make(  # noqa: E731
-        export.EXPORT, export.Params(format, tokens), prepared=prepared, model=model
-    )
     built = []
     for target in targets:
-        graphs = {"teacher": exported(teacher, target.format)} | {run: exported(students[run], target.format) for run in runs}
+        students = {"distilled": chosen[target.name].finished}
+        for run in ("labels", "train_rows") if recipe.distill.control else ():
+            students[run] = base.trained(chosen[target.name].student, chosen[target.name].start, run)
+        graphs = {"teacher": base.exported(teacher, target.format)}
+        graphs |= {run: base.exported(student, target.format) for run, student in students.items()}
         results = {"prepare": prepared, "transfer": texts, "teacher": teacher, "export": graphs["distilled"]} | students
         budget = recipe.budget.over(target.budget)
         binaries = {
@@ -129,7 +112,7 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
             )
             results["page"] = make(
                 page.PAGE,
-                page.Params(lineage, tuple(binaries)),
+                page.Params(lineage, tuple(binaries), record),
                 prepared=prepared,
                 transfer=texts,
                 teacher=teacher,
@@ -140,6 +123,9 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
             )
         built.append(Built(target, results))
     return built
+
+
+# --- teachers -----------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -187,6 +173,107 @@ def _combined(
         f"teacher_{place}": one.artifact for place, one in enumerate(teachers)
     }
     return make(combine.COMBINE, params, prepared=prepared, **inputs)
+
+
+# --- students ---------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Base:
+    """What all students of a build have in common, and what can be done to one."""
+
+    make: Make
+    recipe: Recipe
+    cache: Path
+    precision: str
+    prepared: Artifact
+    texts: Artifact
+    labels: Artifact
+    main: _Taught
+
+    @property
+    def teacher(self) -> Artifact:
+        return self.main.artifact
+
+    @property
+    def held_out(self) -> float:
+        """A search judges its candidates on rows that no student of it is trained on; where nothing is chosen, nothing is held out."""
+        return self.recipe.search.held_out if self.recipe.student.family == "auto" else 0.0
+
+    def started(self, student: Student) -> Artifact:
+        spec = student.start or self.recipe.student.start
+        source = resolve(spec, folder=self.recipe.folder, cache=self.cache / "sources", where="student.start") if spec else self.teacher
+        params = start.Params(student, self.recipe.task, self.recipe.seed)
+        return self.make(start.START, params, prepared=self.prepared, transfer=self.texts, source=source)
+
+    def trained(
+        self, student: Student, weights: Keyed, run: distill.Run = "distilled", share: float = 1.0, labels: Keyed | None = None
+    ) -> Artifact:
+        """labels: soft labels that take the place of the teacher's, in later rounds."""
+        recipe = self.recipe
+        # What is asked of one round does not depend on how many there are.
+        once = recipe.distill.model_copy(update={"rounds": 1, "round_teacher": "average"})
+        params = distill.Params(run, student, once, recipe.task, self.precision, recipe.seed, share, self.held_out)
+        watched = {"teacher": self.teacher} if needs_of(recipe.distill.losses) & TOKEN_LEVEL else {}
+        inputs = {"prepared": self.prepared, "transfer": self.texts, "labels": labels or self.labels, "start": weights, **watched}
+        return self.make(distill.DISTILL, params, **inputs)
+
+    def further_rounds(self, student: Student, weights: Keyed, finished: Artifact) -> Artifact:
+        """Self-distillation: the student just finished teaches the next, which starts from the same weights."""
+        for _ in range(1, self.recipe.distill.rounds):
+            last = _Taught(Member(model="the last student"), finished, self.main.model, self.main.terms)
+            answers = _labelled(self.make, self.recipe, last, False, self.precision, prepared=self.prepared, transfer=self.texts)
+            shares = [1.0 if self.recipe.distill.round_teacher == "average" else 0.0, 1.0]
+            mixed = _combined(self.make, self.recipe, [self.main, last], [self.labels, answers], shares, "weighted", self.prepared)
+            finished = self.trained(student, weights, labels=mixed)
+        return finished
+
+    def exported(self, model: Keyed, format: str) -> Artifact:
+        return self.make(export.EXPORT, export.Params(format, self.recipe.student.max_tokens), prepared=self.prepared, model=model)
+
+    def probed(self, graphs: Keyed, target: Target) -> Artifact:
+        device = target.model_dump(mode="json", exclude={"budget"})  # another budget is no reason to measure again
+        params = probe.Params(self.recipe.task, device, self.recipe.student.max_tokens, benchmark.this_machine(), self.recipe.seed)
+        return self.make(probe.PROBE, params, prepared=self.prepared, transfer=self.texts, graphs=graphs)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The student of a target: its size, its weights before training, and after."""
+
+    student: Student
+    start: Artifact
+    finished: Artifact
+
+
+def _as_asked(base: _Base, targets: Sequence[Target]) -> tuple[dict[str, _Chosen], None]:
+    """The one student that the recipe describes, for every target."""
+    student = base.recipe.student
+    begin = base.started(student)
+    one = _Chosen(student, begin, base.further_rounds(student, begin, base.trained(student, begin)))
+    return {target.name: one for target in targets}, None
+
+
+def _search(base: _Base, targets: Sequence[Target], model: Source) -> tuple[dict[str, _Chosen], dict[str, Any]]:
+    """The cheapest student for each target that keeps the answers, and the record of how it was found."""
+    candidates = []
+    for student in ladder(base.recipe, model.path):
+        begin = base.started(student)
+        candidates.append(Candidate(name_of(student), student, begin, base.exported(begin, targets[0].format)))
+    facts = base.teacher.path / "facts.json"
+    found = search(
+        base.recipe,
+        targets,
+        candidates,
+        probed=lambda candidate, target: base.probed(candidate.graphs, target),
+        trained=lambda candidate, share, weights: base.trained(candidate.student, weights, share=share),
+        teacher_score=json.loads(facts.read_text())["accuracy"] if facts.is_file() else 1.0,
+    )
+    chosen = {}
+    for name, candidate in found.candidates.items():
+        finished = base.further_rounds(candidate.student, candidate.start, found.students[name])
+        chosen[name] = _Chosen(candidate.student, candidate.start, finished)
+    return chosen, found.record
 
 
 # --- compile and plan -----------------------------------------------------------------------------------------------------------------

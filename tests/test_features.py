@@ -32,7 +32,7 @@ def test_sees_the_same_in_every_architecture(architecture: str, tmp_path: Path) 
     heads = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module.out_features == 5]
     torch.testing.assert_close(heads[-1](seen.embedding), seen.logits)
     sizes = watched.sizes(**BATCH)
-    assert (sizes.layers, sizes.width, sizes.heads, sizes.embedding) == (2, 64, 4, 64)
+    assert (sizes.layers, sizes.width, sizes.heads, sizes.embedding) == (2, 64, 4, 64) and len(sizes.widths) == 3
     if architecture != "mpnet":  # whose scores get a bias by distance on top
         for (query, key, _), attention in zip(seen.attention, plain.attentions, strict=True):
             mine = scores(query, key, 4).masked_fill(~BATCH["attention_mask"].bool()[:, None, None, :], float("-inf")).softmax(-1)

@@ -16,6 +16,7 @@ from edgedistill.losses import (
     attention_scores,
     binary_target,
     distance_angle,
+    embedding_layer,
     hard_answer,
     hard_label,
     hidden_states,
@@ -111,7 +112,7 @@ def test_hard_answer_by_hand() -> None:
 def test_hidden_states_by_hand() -> None:
     """Padding counted, layers mapped one off, or a projection that starts elsewhere than at the identity."""
     options = hidden_states.Options(layers=[[1, 2]])
-    parts = hidden_states.attach(Sizes(1, 2, 0, 0), Sizes(2, 2, 0, 0), options)
+    parts = hidden_states.attach(Sizes(1, (2, 2)), Sizes(2, (2, 2, 2)), options)
     student = Seen(None, (torch.zeros(1, 2, 2), torch.tensor([[[1.0, 2.0], [7.0, 7.0]]])))
     batch = {
         "teacher_hidden": (torch.full((1, 2, 2), 50.0), torch.full((1, 2, 2), 60.0), torch.zeros(1, 2, 2)),
@@ -146,9 +147,25 @@ def test_layer_maps_that_do_not_exist(layers: list[list[int]], first: int, text:
     )
 
 
+def test_layers_of_a_student_that_has_none() -> None:
+    """A mean over no layers at all, which is no number."""
+    with pytest.raises(RecipeError, match="distill.losses, hidden_states: the student has no layers to compare"):
+        hidden_states.attach(Sizes(0, (8,)), Sizes(6, (8,) * 7), hidden_states.Options())
+
+
+def test_embedding_layer_by_hand() -> None:
+    """Padding counted, or a narrower student compared without its projection."""
+    parts = embedding_layer.attach(Sizes(0, (1,)), Sizes(1, (2, 2)), embedding_layer.Options())
+    with torch.no_grad():
+        parts.weight.copy_(torch.tensor([[1.0], [2.0]]))
+    batch = {"teacher_hidden": (torch.zeros(1, 2, 2),), "attention_mask": torch.tensor([[1, 0]])}
+    value = embedding_layer.loss(Seen(None, (torch.tensor([[[3.0], [99.0]]]),)), batch, embedding_layer.Options(), parts)
+    assert value.item() == pytest.approx((3**2 + 6**2) / 2)
+
+
 def test_attention_scores_by_hand() -> None:
     """Scores not scaled by the head's width, or padding compared. One head of width 4: q·k / 2."""
-    parts = attention_scores.attach(Sizes(1, 4, 1, 0), Sizes(1, 4, 1, 0), attention_scores.Options())
+    parts = attention_scores.attach(Sizes(1, width=4, heads=1), Sizes(1, width=4, heads=1), attention_scores.Options())
     query, key = torch.tensor([[[1.0, 1, 1, 1], [9, 9, 9, 9]]]), torch.tensor([[[2.0, 2, 2, 2], [9, 9, 9, 9]]])
     student = Seen(None, attention=((query, key, key),))
     batch = {"teacher_attention": ((torch.zeros(1, 2, 4),) * 3,), "attention_mask": torch.tensor([[1, 0]])}
@@ -158,7 +175,7 @@ def test_attention_scores_by_hand() -> None:
 def test_attention_scores_needs_equal_heads() -> None:
     """Heads compared with heads that are not theirs."""
     with pytest.raises(RecipeError) as error:
-        attention_scores.attach(Sizes(2, 8, 4, 0), Sizes(6, 24, 12, 0), attention_scores.Options())
+        attention_scores.attach(Sizes(2, width=8, heads=4), Sizes(6, width=24, heads=12), attention_scores.Options())
     assert str(error.value) == (
         "distill.losses, attention_scores: the student has 4 attention heads and the teacher 12, so there are no pairs to compare. "
         'Write kind = "attention_relations", which needs no equal heads.'
@@ -168,7 +185,7 @@ def test_attention_scores_needs_equal_heads() -> None:
 def test_attention_relations_by_hand() -> None:
     """A relation that lacks its √d, or takes in padding. One head, width 1, two tokens of three: value-value products over √1."""
     options = attention_relations.Options(relations=["value-value"])
-    parts = attention_relations.attach(Sizes(1, 1, 1, 0), Sizes(1, 1, 1, 0), options)
+    parts = attention_relations.attach(Sizes(1, width=1, heads=1), Sizes(1, width=1, heads=1), options)
     nothing, value = torch.zeros(1, 3, 1), torch.tensor([[[1.0], [2.0], [50.0]]])
     student = Seen(None, attention=((nothing, nothing, nothing),))
     batch = {"teacher_attention": ((nothing, nothing, value),), "attention_mask": torch.tensor([[1, 1, 0]])}
@@ -183,10 +200,10 @@ def test_attention_relations_by_hand() -> None:
 
 def test_attention_relations_need_no_equal_widths() -> None:
     """Relation heads that do not divide both widths found out only by a reshape; gradient that is not a number under a mask."""
-    parts = attention_relations.attach(Sizes(2, 48, 4, 0), Sizes(6, 64, 8, 0), attention_relations.Options())
+    parts = attention_relations.attach(Sizes(2, width=48, heads=4), Sizes(6, width=64, heads=8), attention_relations.Options())
     assert parts.heads == 8
     with pytest.raises(RecipeError) as error:
-        attention_relations.attach(Sizes(2, 48, 4, 0), Sizes(6, 64, 8, 0), attention_relations.Options(heads=12))
+        attention_relations.attach(Sizes(2, width=48, heads=4), Sizes(6, width=64, heads=8), attention_relations.Options(heads=12))
     assert str(error.value) == (
         "distill.losses, attention_relations: 12 relation heads do not divide the widths 48 and 64. Write heads = 8."
     )
@@ -282,7 +299,7 @@ def test_every_loss_keeps_the_contract(name: str) -> None:
     }
     assert batch.keys() >= plugin.NEEDS
     batch["attention_mask"] = torch.tensor([[1] * 5, [1, 1, 0, 0, 0], [1] * 5, [1, 1, 1, 1, 0]])
-    parts = [plugin.attach(Sizes(1, 8, 2, 8), Sizes(2, 8, 2, 16), plugin.Options())] if hasattr(plugin, "attach") else []
+    parts = [plugin.attach(Sizes(1, (8, 8), 8, 2, 8), Sizes(2, (8, 8, 8), 8, 2, 16), plugin.Options())] if hasattr(plugin, "attach") else []
     value = plugin.loss(student, batch, plugin.Options(), *parts)
     value.backward()
     assert value.ndim == 0 and any(leaf.grad is not None and leaf.grad.abs().sum() > 0 for leaf in leaves)

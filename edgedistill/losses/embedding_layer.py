@@ -22,7 +22,7 @@ class Options(Section):
 
 def attach(student: Sizes, teacher: Sizes, options: Options) -> Any:
     """The projection."""
-    return projection(student.width, teacher.width)
+    return projection(student.widths[0], teacher.widths[0])
 
 
 def loss(outputs: Any, batch: dict[str, Any], options: Options, parts: Any) -> Any:

@@ -28,7 +28,7 @@ def attach(student: Sizes, teacher: Sizes, options: Options) -> Any:
     from torch.nn import ModuleDict
 
     pairs = layer_pairs(options.layers, student.layers, teacher.layers, 0, "hidden_states")
-    return ModuleDict({f"{ours}-{theirs}": projection(student.width, teacher.width) for ours, theirs in pairs})
+    return ModuleDict({f"{ours}-{theirs}": projection(student.widths[ours], teacher.widths[theirs]) for ours, theirs in pairs})
 
 
 def loss(outputs: Any, batch: dict[str, Any], options: Options, parts: Any) -> Any:

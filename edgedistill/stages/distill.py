@@ -25,37 +25,42 @@ from edgedistill.progress import tick
 from edgedistill.recipe import Distill, Student
 from edgedistill.stages.teach import read_embeddings, read_labels
 from edgedistill.store import Stage, plain
-from edgedistill.tables import read_rows
+from edgedistill.tables import Rows, read_rows
 from edgedistill.training import Schedule, pad, train
 
 Run = Literal["distilled", "labels", "train_rows"]
-DEFAULT_FAMILY = "transformer"  # what family = "auto" stands for until there is a search
+MOST_HELD_OUT = 1000  # rows: enough to tell candidates apart, few enough to be spared
 SENTENCE_LEVEL = 'Take losses of whole texts instead: "soft_target", "similarity_preserving", "distance_angle" or "in_batch_ranking".'
 
 
 @dataclass(frozen=True)
 class Params:
+    """share: of the steps that the recipe asks for. held_out: share of the training rows that are left out and answered at the end."""
+
     run: Run
     student: Student
     distill: Distill
     task: str
     precision: str
     seed: int
+    share: float = 1.0
+    held_out: float = 0.0
 
 
-def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Path, source: Path, teacher: Path | None = None) -> None:
-    """Writes `model/` (a Hugging Face folder) and `facts.json`. source: the teacher's artifact, or a model folder to start from.
+def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Path, start: Path, teacher: Path | None = None) -> None:
+    """Writes `model/` (a Hugging Face folder), `facts.json` and, when rows are held out, `held_out.json` (how each was answered).
 
+    start: the student's weights to begin with: an untrained student, or one that was trained for a part of the steps.
     teacher: its artifact, given when a loss looks inside it while the student learns.
     """
-    inputs = {"prepared": prepared, "transfer": transfer, "labels": labels, "source": source} | ({"teacher": teacher} if teacher else {})
+    inputs = {"prepared": prepared, "transfer": transfer, "labels": labels, "start": start} | ({"teacher": teacher} if teacher else {})
     if params.distill.processes > 1:
         _in_processes(out, params, inputs)
     else:
         _learn(out, params, **inputs)
 
 
-def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Path, source: Path, teacher: Path | None = None) -> None:
+def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Path, start: Path, teacher: Path | None = None) -> None:
     """One process's part. Every process does the same; the Trainer divides the rows, and rank 0 writes."""
     from torch import distributed
 
@@ -65,24 +70,18 @@ def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels:
     task = plugins.find("tasks", params.task)
     rows = read_rows(transfer / "transfer.parquet")
     first = not distributed.is_initialized() or distributed.get_rank() == 0
-    start = out / "checkpoints" / "start"
-    if first and not (start / "facts.json").is_file():
-        family = plugins.find("students", DEFAULT_FAMILY if params.student.family == "auto" else params.student.family)
-        folder = source / "model" if (source / "model").is_dir() else source
-        start.mkdir(parents=True, exist_ok=True)
-        facts = family.start(folder, start, params.student, rows.texts, classes, task.HUB_TASK, params.seed)
-        (start / "facts.json").write_text(json.dumps(facts))
-    if distributed.is_initialized():
-        distributed.barrier()
-    student = load_model(start, task.HUB_TASK, classes, dtype="float32")
-    tokenizer = load_tokenizer(start, params.student.max_tokens)
+    student = load_model(start / "model", task.HUB_TASK, classes, dtype="float32")
+    tokenizer = load_tokenizer(start / "model", params.student.max_tokens)
 
     # What the runs differ in: the rows and the losses. The step count is the same for all and follows from the transfer set.
     losses = params.distill.losses if params.run != "labels" else [{"kind": "hard_label", "weight": 1.0}]
+    aside = held_out(rows, params.held_out)
     labelled = [place for place, label in enumerate(rows.labels) if label >= 0]
     places = labelled if params.run != "distilled" else _with_real_rows(len(rows.texts), transfer, params.distill.real_rows)
+    places = [place for place in places if place not in aside]
     rows_a_step = params.distill.batch_size * params.distill.processes
     steps = params.distill.steps or max(1, round(params.distill.epochs * len(rows.texts) / rows_a_step))
+    steps = max(1, round(params.share * steps))
     texts = [rows.texts[place] for place in places]
     columns: dict[str, npt.NDArray[Any]] = {
         "labels": rows.labels[places].astype(np.int64),
@@ -92,14 +91,15 @@ def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels:
     if EMBEDDING in needs:
         columns[EMBEDDING] = read_embeddings(labels / "labels.parquet", [rows.keys[place] for place in places])
     tokens = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
-    check_ids(student, tokens, str(start))
+    check_ids(student, tokens, str(start / "model"))
     watched, ids = None, None
     if needs & TOKEN_LEVEL:
         watched, ids = _watched_teacher(teacher, task.HUB_TASK, classes, tokenizer, texts, params.student.max_tokens)
     if not params.distill.dropout:
         no_dropout(student)
-    # A control that does not learn is a finding; a student that does not learn is a mistake.
-    objective = Objective(losses, student, columns, watched, ids, steps if params.run == "distilled" else None)
+    # A control that does not learn is a finding, and a search drops such a candidate; a student that does not learn is a mistake.
+    judged = params.run == "distilled" and params.share == 1
+    objective = Objective(losses, student, columns, watched, ids, steps if judged else None)
     pad_id = student.config.pad_token_id or 0
     terms, warnings = objective.balance(_sample(tokens, columns, params.distill.batch_size, pad_id))
     objective.train()
@@ -123,10 +123,31 @@ def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels:
     objective.close()
     if first:
         facts = json.loads((start / "facts.json").read_text())
+        if aside:
+            _answer_held_out(out / "held_out.json", student, tokenizer, rows, sorted(aside))
         facts |= {"run": params.run, "steps": steps, "batch_size": rows_a_step, "rows": len(texts), "losses": losses}
         facts |= {"terms": [term | {"last": last} for term, last in zip(terms, objective.last(), strict=True)], "warnings": warnings}
-        save(student, load_tokenizer(start), out / "model")
+        save(student, load_tokenizer(start / "model"), out / "model")
         (out / "facts.json").write_text(json.dumps(facts, indent=1))
+
+
+def held_out(rows: Rows, share: float) -> set[int]:
+    """Places of the labelled rows that are kept aside: the same ones for every student, drawn by the hash of the text."""
+    labelled = sorted((rows.keys[place], place) for place, label in enumerate(rows.labels) if label >= 0)
+    return {place for _, place in labelled[: min(MOST_HELD_OUT, round(share * len(labelled)))]}
+
+
+def _answer_held_out(file: Path, student: Any, tokenizer: Any, rows: Rows, places: list[int]) -> None:
+    import torch
+
+    right = []
+    with torch.inference_mode():
+        for begin in range(0, len(places), 64):
+            part = places[begin : begin + 64]
+            ids = [encoding.ids for encoding in tokenizer.encode_batch([rows.texts[place] for place in part])]
+            batch = {name: torch.from_numpy(values) for name, values in pad(ids, student.config.pad_token_id or 0).items()}
+            right += (student(**batch).logits.argmax(dim=-1).numpy() == rows.labels[part]).tolist()
+    file.write_text(json.dumps({"gained": list(map(float, right)), "possible": [1.0] * len(right)}))
 
 
 def _with_real_rows(count: int, transfer: Path, times: int) -> list[int]:
@@ -226,7 +247,7 @@ def _process() -> None:
     distributed.destroy_process_group()
 
 
-DISTILL = Stage("distill", 4, run, ("torch", "transformers", "accelerate", "tokenizers"))
+DISTILL = Stage("distill", 5, run, ("torch", "transformers", "accelerate", "tokenizers"))
 
 if __name__ == "__main__":
     _process()

@@ -62,8 +62,11 @@ GAINS = {
 
 @dataclass(frozen=True)
 class Params:
+    """search: what the search of the student looked at, as `search.search` records it; None when the recipe names the student."""
+
     lineage: dict[str, Any]
     schemes: tuple[str, ...]
+    search: dict[str, Any] | None = None
 
 
 def run(out: Path, params: Params, *, prepared: Path, transfer: Path, teacher: Path, selected: Path, **parts: Path) -> None:
@@ -75,6 +78,7 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, teacher: P
     """
     details = {
         "lineage": params.lineage,
+        "search": params.search,
         "card": _json(prepared / "card.json"),
         "transfer": _json(transfer / "facts.json"),
         "teacher": _json(teacher / "facts.json"),
