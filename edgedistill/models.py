@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.errors import SourceError
+from edgedistill.errors import SourceError, StageError
 from edgedistill.training import quiet
 
 # Where bitsandbytes is installed, loading any model imports it, and it then warns that it may not fetch kernels from a hub. It should not.
@@ -98,6 +99,33 @@ def load_tokenizer(folder: Path, max_tokens: int | None = None) -> Any:
     if max_tokens is not None:
         tokenizer.enable_truncation(max_tokens)
     return tokenizer
+
+
+def check_ids(model: Any, tokens: Sequence[Sequence[int]], where: str) -> None:
+    """Raises StageError when a token id has no row in the model's table: torch would end in an IndexError that names neither file."""
+    table = model.get_input_embeddings()
+    rows = getattr(table, "num_embeddings", None)
+    largest = max((max(row) for row in tokens if row), default=0)
+    if rows is not None and largest >= rows:
+        raise StageError(
+            f"the tokenizer gives token id {largest}, and the model has embeddings for ids 0 to {rows - 1} only.",
+            where=where,
+            write="The folder's tokenizer.json belongs to another model: take the one that was saved with it.",
+        )
+
+
+def same_ids(tokenizer: Any, other: Any, texts: Sequence[str]) -> npt.NDArray[np.int64] | None:
+    """The other tokenizer's id of each id of `tokenizer`, int64 [vocabulary], when both cut every text into the same tokens; else None.
+
+    So position by position both models read the same token, and what they say of it can be compared. A token that `other` lacks maps to 0;
+    it cannot occur in `texts`.
+    """
+    theirs, ours = other.get_vocab(), tokenizer.get_vocab()
+    table = np.zeros(max(ours.values()) + 1, dtype=np.int64)
+    for token, place in ours.items():
+        table[place] = theirs.get(token, 0)
+    pairs = zip(tokenizer.encode_batch(list(texts)), other.encode_batch(list(texts)), strict=True)
+    return table if all(one.tokens == two.tokens for one, two in pairs) else None
 
 
 def token_table(folder: Path) -> tuple[dict[str, int], npt.NDArray[np.float32]]:

@@ -76,6 +76,33 @@ class Teacher(Section):
     below_floor: Literal["stop", "accept"] = Field("stop", description="what to do when TF-IDF with a linear SVM beats the teacher")
 
 
+class Member(Teacher):
+    """A teacher among several."""
+
+    weight: float = Field(1.0, gt=0, description="how much its answers count among several teachers")
+
+
+Rule = Literal["weighted", "confidence"]
+
+
+class Teachers(Member):
+    """`[teacher]`, and `[[teacher.also]]` for more of them: their soft labels are combined into one set."""
+
+    also: list[Member] = Field(
+        default_factory=list, description="further teachers, each with model, license and weight; the first one leads"
+    )
+    combine: Rule = Field("weighted", description="several teachers: by weight alone, or also by how sure each is of the row")
+
+    def members(self) -> list[tuple[str, Member]]:
+        """Every teacher with its key in the recipe."""
+        return [("teacher", self), *((f"teacher.also[{place}]", member) for place, member in enumerate(self.also))]
+
+
+def alone(member: Teacher) -> Teacher:
+    """A member without what concerns the others, so that its own results do not depend on them."""
+    return Teacher(**{name: getattr(member, name) for name in Teacher.model_fields})
+
+
 Method = Literal["delete", "replace", "similar", "recombine", "typo", "case"]
 
 
@@ -164,6 +191,10 @@ class Distill(Section):
     average: float = Field(
         0.995, ge=0, lt=1, description="the running average of the weights is kept, with this decay a step; 0 keeps the last ones"
     )
+    rounds: int = Field(1, ge=1, le=10, description="self-distillation: in each further round the last student teaches the next")
+    round_teacher: Literal["average", "student"] = Field(
+        "average", description="who teaches a further round: teacher and last student, averaged, or the last student alone"
+    )
     control: bool = Field(True, description="train the control students that prove the gain")
     processes: int = Field(1, gt=0, description="training processes on this machine")
 
@@ -187,7 +218,7 @@ class Recipe(Section):
     task: str = Field(description="a file in tasks/")
     seed: int = Field(0, ge=0, description="seed of every random choice")
     data: Data
-    teacher: Teacher
+    teacher: Teachers
     transfer: Transfer = Field(default_factory=Transfer)
     student: Student = Field(default_factory=Student)
     search: Search = Field(default_factory=Search)
@@ -209,8 +240,9 @@ class Recipe(Section):
 
     @field_validator("teacher")
     @classmethod
-    def _teacher_exists(cls, teacher: Teacher) -> Teacher:
-        _existing("teachers", teacher.kind)
+    def _teacher_exists(cls, teacher: Teachers) -> Teachers:
+        for _, member in teacher.members():
+            _existing("teachers", member.kind)
         return teacher
 
     @field_validator("student")
