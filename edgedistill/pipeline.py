@@ -12,10 +12,25 @@ from typing import Any, Literal, Protocol
 from edgedistill import plugins
 from edgedistill.budget import Budget
 from edgedistill.errors import InputError, missing_extra
-from edgedistill.recipe import Recipe
+from edgedistill.recipe import Recipe, Transfer
 from edgedistill.report import Report, read_report
 from edgedistill.sources import Source, home, resolve
-from edgedistill.stages import benchmark, bundle, distill, export, page, prepare, quantize, select, teach, transfer
+from edgedistill.stages import (
+    ask,
+    benchmark,
+    bundle,
+    coverage,
+    distill,
+    embed,
+    export,
+    foretell,
+    page,
+    prepare,
+    quantize,
+    select,
+    teach,
+    transfer,
+)
 from edgedistill.store import Artifact, Keyed, Stage, Store
 from edgedistill.target import Target, find_target
 
@@ -47,26 +62,37 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
     model = _source(recipe, "teacher.model", cache)
     terms = teach.check_terms(recipe.teacher, model.path, "teacher.license")
     precision, tokens, low = _precision(), recipe.student.max_tokens, teach.lowbit(recipe.teacher)
+    teaching = recipe.teacher.model_copy(update={"calls": None})  # a budget of calls makes no other teacher
     teacher = make(
         teach.FINE_TUNE,
-        teach.FineTuneParams(recipe.teacher, recipe.task, tokens, precision, recipe.seed, low),
+        teach.FineTuneParams(teaching, recipe.task, tokens, precision, recipe.seed, low),
         prepared=prepared,
         model=model,
     )
     if (teacher.path / "facts.json").is_file():
         teach.check_floor(json.loads((teacher.path / "facts.json").read_text()), recipe.teacher, "teacher")
     texts = make(
-        transfer.TRANSFER, transfer.Params(recipe.transfer, recipe.data.near_duplicate, recipe.seed), prepared=prepared, model=model
-    )
-    labels = make(
-        teach.LABEL,
-        teach.LabelParams(recipe.teacher, recipe.task, tokens, precision, low),
+        transfer.TRANSFER,
+        transfer.Params(_without_choice(recipe.transfer), recipe.data.near_duplicate, recipe.seed, recipe.data.slices),
         prepared=prepared,
-        teacher=teacher,
-        transfer=texts,
+        model=model,
     )
+    if recipe.teacher.calls is None:
+        labels = make(
+            teach.LABEL,
+            teach.LabelParams(teaching, recipe.task, tokens, precision, low),
+            prepared=prepared,
+            teacher=teacher,
+            transfer=texts,
+        )
+    else:  # what was asked for is the transfer set
+        asking = ask.Params(recipe.teacher, recipe.transfer, recipe.data.slices, recipe.task, tokens, precision, recipe.seed, low)
+        texts = labels = make(ask.ASK, asking, prepared=prepared, teacher=teacher, transfer=texts)
     if until == "teach":
         return [Built(target, {"prepare": prepared, "teach": labels}) for target in targets]
+
+    embedded = make(embed.EMBED, embed.Params(tokens, precision, recipe.seed), prepared=prepared, transfer=texts, model=model)
+    covered = make(coverage.COVERAGE, coverage.Params(recipe.seed), embedded=embedded, transfer=texts)
 
     start = _source(recipe, "student.start", cache) if recipe.student.start else teacher
     runs: list[distill.Run] = ["distilled", "labels", "train_rows"] if recipe.distill.control else ["distilled"]
@@ -125,12 +151,24 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
                 selected=results["select"],
                 **files,
             )
+            results["foretell"] = make(
+                foretell.FORETELL,
+                foretell.Params(recipe.task, facts["target"], tokens, entries, recipe.data.slices, recipe.seed),
+                prepared=prepared,
+                transfer=texts,
+                labels=labels,
+                coverage=covered,
+                selected=results["select"],
+                **files,
+            )
             results["page"] = make(
                 page.PAGE,
                 page.Params(lineage, tuple(binaries)),
                 prepared=prepared,
                 transfer=texts,
                 teacher=teacher,
+                coverage=covered,
+                foretold=results["foretell"],
                 selected=results["select"],
                 **{f"run_{run}": student for run, student in students.items()},
                 **{f"quantized_{scheme}": binary for scheme, binary in binaries.items()},
@@ -263,6 +301,11 @@ def _entries(graphs: dict[str, Artifact], binaries: dict[str, Artifact]) -> tupl
             entries.append(benchmark.Entry(run, name, "control", "float"))
             files |= {f"{run}_model": graphs[run], f"{run}_graphs": graphs[run]}
     return tuple(entries), files
+
+
+def _without_choice(options: Transfer) -> Transfer:
+    """What the pool depends on: how it is chosen from does not change it, and without a budget of calls nothing is chosen."""
+    return options.model_copy(update={"choose": "active"})
 
 
 def _lineage(recipe: Recipe, data: dict[str, Source], model: Source, terms: dict[str, str]) -> dict[str, Any]:

@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, ValidationError, field_validator
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
 from edgedistill import plugins
 from edgedistill.budget import Budget
-from edgedistill.errors import EdgedistillError, RecipeError
+from edgedistill.errors import EdgedistillError, RecipeError, nearest
 from edgedistill.settings import Section, explain, read_toml
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -74,6 +74,12 @@ class Teacher(Section):
     learning_rate: float = Field(2e-4, gt=0, description="peak learning rate of AdamW")
     batch_size: int = Field(32, gt=0, description="rows a step")
     below_floor: Literal["stop", "accept"] = Field("stop", description="what to do when TF-IDF with a linear SVM beats the teacher")
+    calls: int | None = Field(
+        None,
+        ge=32,
+        description="how many texts the teacher may label in all; they are chosen where a quick student is unsure. Else it labels every one",
+        exclude_if=lambda calls: calls is None,  # a teacher made before there was this option keeps its key
+    )
 
 
 Method = Literal["delete", "replace", "similar", "recombine", "typo", "case"]
@@ -90,6 +96,23 @@ class Transfer(Section):
     methods: dict[Method, float] = Field(
         default_factory=_default_methods,
         description="label-free augmentation and the share of each",
+    )
+    quotas: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
+        default_factory=dict,
+        description="least share of the transfer set that a slice gets: a built-in one, or a regular expression of data.slices",
+    )
+    held_out: float = Field(
+        0.05,
+        ge=0,
+        le=0.5,
+        description="share of the real texts (of the traffic, else of the training rows; 1,000 at most) that no student learns from: "
+        "they foretell which inputs the student will get wrong",
+    )
+    pool: float | None = Field(
+        None, ge=1, le=1000, description="with teacher.calls: texts to choose from, in multiples of the training rows; else growth"
+    )
+    choose: Literal["active", "random"] = Field(
+        "active", description="with teacher.calls: where a quick student is unsure, or at random, which is what active must beat"
     )
 
 
@@ -177,6 +200,18 @@ class Recipe(Section):
             _existing("students", student.family)
         return student
 
+    @field_validator("transfer")
+    @classmethod
+    def _transfer_fits(cls, transfer: Transfer, info: ValidationInfo) -> Transfer:
+        data, teacher = info.data.get("data"), info.data.get("teacher")
+        if data is not None:
+            _check_quotas(transfer.quotas, data.slices)
+        if transfer.pool is not None and teacher is not None and teacher.calls is None:
+            raise ValueError(
+                "pool says what to choose from, and nothing says how many to choose. Write calls = … under [teacher], or leave pool out."
+            )
+        return transfer
+
 
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe. Raises RecipeError with all problems at once."""
@@ -191,6 +226,21 @@ def _existing(folder: str, name: str) -> str:
     except EdgedistillError as error:
         raise ValueError(error.paragraph()) from None
     return name
+
+
+def _check_quotas(quotas: dict[str, float], slices: dict[str, str | SliceByColumn]) -> None:
+    from edgedistill.slices import BUILT_IN  # here, because it brings numpy
+
+    known = {*BUILT_IN, *slices}
+    for name in quotas:
+        if name not in known:
+            raise ValueError(f'there is no slice "{name}" to give a quota to. {nearest(name, known)}')
+        if isinstance(slices.get(name), SliceByColumn):
+            raise ValueError(
+                f'the slice "{name}" goes by a column, which grown texts do not have. Write a regular expression for it under [data.slices].'
+            )
+    if sum(quotas.values()) > 1:
+        raise ValueError(f"the quotas add up to {sum(quotas.values()):g}. Write shares that add up to 1 at most.")
 
 
 def _checked_loss(loss: dict[str, Any]) -> dict[str, Any]:

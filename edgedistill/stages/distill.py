@@ -24,7 +24,7 @@ from edgedistill.progress import tick
 from edgedistill.recipe import Distill, Student
 from edgedistill.stages.teach import read_labels
 from edgedistill.store import Stage, plain
-from edgedistill.tables import read_rows
+from edgedistill.tables import Rows, make_rows, read_rows
 from edgedistill.training import Schedule, train
 
 Run = Literal["distilled", "labels", "train_rows"]
@@ -72,15 +72,18 @@ def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels:
 
     # What the runs differ in: the rows and the losses. The step count is the same for all and follows from the transfer set.
     losses = params.distill.losses if params.run != "labels" else [{"kind": "hard_label", "weight": 1.0}]
-    labelled = [place for place, label in enumerate(rows.labels) if label >= 0]
-    places = labelled if params.run != "distilled" else _with_real_rows(len(rows.texts), transfer, params.distill.real_rows)
     rows_a_step = params.distill.batch_size * params.distill.processes
     steps = params.distill.steps or max(1, round(params.distill.epochs * len(rows.texts) / rows_a_step))
+    if params.run == "labels":
+        rows = _with_gold(prepared, transfer)
+    labelled = [place for place, label in enumerate(rows.labels) if label >= 0]
+    places = labelled if params.run != "distilled" else _with_real_rows(len(rows.texts), transfer, params.distill.real_rows)
     texts = [rows.texts[place] for place in places]
     columns: dict[str, npt.NDArray[Any]] = {
         "labels": rows.labels[places].astype(np.int64),
-        "teacher_logits": read_labels(labels / "labels.parquet", [rows.keys[place] for place in places]),
     }
+    if params.run != "labels":
+        columns["teacher_logits"] = read_labels(labels / "labels.parquet", [rows.keys[place] for place in places])
     if not params.distill.dropout:
         no_dropout(student)
     student.train()
@@ -106,6 +109,14 @@ def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels:
         facts |= {"run": params.run, "steps": steps, "batch_size": rows_a_step, "rows": len(texts), "losses": losses}
         save(student, load_tokenizer(start), out / "model")
         (out / "facts.json").write_text(json.dumps(facts, indent=1))
+
+
+def _with_gold(prepared: Path, transfer: Path) -> Rows:
+    """Every training row but those held out: a label counts, whether or not the teacher was asked about its text."""
+    train = read_rows(prepared / "train.parquet")
+    held = set(read_rows(transfer / "held_out.parquet").keys) if (transfer / "held_out.parquet").is_file() else set()
+    places = [place for place, key in enumerate(train.keys) if key not in held]
+    return make_rows([train.texts[place] for place in places], train.labels[places])
 
 
 def _with_real_rows(count: int, transfer: Path, times: int) -> list[int]:

@@ -21,7 +21,7 @@ from edgedistill.models import check_folder
 from edgedistill.progress import tick
 from edgedistill.recipe import Teacher
 from edgedistill.store import Stage
-from edgedistill.tables import read_rows
+from edgedistill.tables import make_rows, read_rows
 
 SHARD = 4096  # rows a checkpoint of the labelling
 
@@ -204,7 +204,10 @@ def floor_accuracy(train: Any, test: Any) -> float:
 
 
 def label(out: Path, params: LabelParams, *, prepared: Path, teacher: Path, transfer: Path) -> None:
-    """Writes `labels.parquet`: key (of the text), logits (float32 list). A killed run goes on with the next shard."""
+    """Writes `labels.parquet`: key (of the text), logits (float32 list), of the transfer set and of what was held out of it.
+
+    A killed run goes on with the next shard.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -212,6 +215,8 @@ def label(out: Path, params: LabelParams, *, prepared: Path, teacher: Path, tran
     hub_task = plugins.find("tasks", params.task).HUB_TASK
     classes = json.loads((prepared / "classes.json").read_text())
     rows = read_rows(transfer / "transfer.parquet")
+    if (transfer / "held_out.parquet").is_file():
+        rows = make_rows([*rows.texts, *read_rows(transfer / "held_out.parquet").texts])
     # Like lengths side by side before cutting into shards, so that each shard pads little.
     order = sorted(range(len(rows.texts)), key=lambda row: (len(rows.texts[row]), rows.keys[row]))
     checkpoints = out / "checkpoints"
@@ -249,4 +254,4 @@ def read_labels(path: Path, keys: list[str]) -> npt.NDArray[np.float32]:
 # Not bitsandbytes: it is installed for other reasons too, and must not change the key of a teacher that does not use it. `lowbit` in the params does.
 _PACKAGES = ("torch", "transformers", "tokenizers")
 FINE_TUNE = Stage("teacher", 1, fine_tune, (*_PACKAGES, "scikit-learn"))
-LABEL = Stage("label", 1, label, _PACKAGES)
+LABEL = Stage("label", 2, label, _PACKAGES)
