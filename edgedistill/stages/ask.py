@@ -16,6 +16,7 @@ on nothing but the seed and those labels: a killed run repeats no call.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,7 @@ def run(out: Path, params: Params, *, prepared: Path, teacher: Path, transfer: P
     kept = make_rows([pool.texts[place] for place in places], pool.labels[places])
     write_rows(out / "transfer.parquet", kept)
     write_rows(out / "held_out.parquet", held)
+    shutil.copyfile(transfer / "families.parquet", out / "families.parquet")
     asked.write(out / "labels.parquet")
     marks = [belongs(text) for text in kept.texts]
     counts = {name: sum(name in found for found in marks) for name in params.transfer.quotas}

@@ -5,8 +5,8 @@ mean over test rows shows it. So the traffic is cut into clusters by what its te
 
 - its share in the traffic and in the transfer set, and the difference (drift);
 - its coverage: of how many of its texts a transfer text lies within the radius that traffic texts have among themselves, the distance to the
-  5th nearest other one (Naeem et al., arXiv:2002.09797, eq. 3). A text's own edits do not count, on either side: growth makes them of every
-  text, and what is asked is whether a *new* text of that kind would find a neighbour;
+  5th nearest other one (Naeem et al., arXiv:2002.09797, eq. 3). The text itself and what was grown from it do not count: they stand beside
+  every real text, and what is asked is whether a *new* text of that kind would find a neighbour;
 - over all clusters one distance, the Jensen–Shannon divergence of the two distributions over clusters, as MAUVE measures the gap between
   two sets of texts (Pillutla et al., arXiv:2102.01454); beside it what two samples of the very same texts would give by chance.
 """
@@ -14,7 +14,8 @@ mean over test rows shows it. So the traffic is cut into clusters by what its te
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,13 @@ import numpy.typing as npt
 
 from edgedistill.clusters import assign, cluster, directions, names
 from edgedistill.report import RESAMPLES, Figure, mean_figure
+from edgedistill.stages.transfer import read_families
 from edgedistill.store import Stage
 from edgedistill.tables import read_rows
 
 Array = npt.NDArray[Any]
 
 NEIGHBOURS = 5  # k of the radius; the paper's choice
-LOOKED_AT = 60  # nearest texts among which the first that is no edit is searched
-EDIT = 0.5  # texts that share this much of their words (Jaccard) are edits of one another
 EXAMPLES = 3
 BLOCK = 512  # rows whose distances are computed at once
 SHOWN_CHARS = 160
@@ -52,7 +52,7 @@ def run(out: Path, params: Params, *, embedded: Path, transfer: Path) -> None:
     vectors, others = directions(raw, centre), directions(raw_grown, centre)
     mine, centres = cluster(vectors, params.seed)
     theirs = assign(others, centres)
-    covered, away = cover(vectors, traffic.texts, others, grown.texts)
+    covered, away = cover(vectors, others, kin_of(traffic.keys, grown.keys, read_families(transfer / "families.parquet")))
 
     count = len(centres)
     titles = names(traffic.texts, mine, count)
@@ -95,49 +95,37 @@ def run(out: Path, params: Params, *, embedded: Path, transfer: Path) -> None:
 # --- coverage ---------------------------------------------------------------------------------------------------------------------------
 
 
-def cover(vectors: Array, texts: Sequence[str], others: Array, other_texts: Sequence[str]) -> tuple[Array, Array]:
+def cover(vectors: Array, others: Array, kin: Sequence[Sequence[int]]) -> tuple[Array, Array]:
     """(covered, bool [texts]; how far the nearest transfer text is, in radii, float [texts]).
 
-    vectors, others: `directions` of traffic and transfer set. A text and its edits are neighbours of it in neither.
+    vectors, others: `directions` of traffic and transfer set. kin: for each traffic text the places in `others` of itself and of what was grown
+    from it, which do not count.
     """
-    bags, other_bags = [_bag(text) for text in texts], [_bag(text) for text in other_texts]
-    radius, nearest = np.empty(len(texts)), np.empty(len(texts))
-    for begin in range(0, len(texts), BLOCK):
+    radius, nearest = np.empty(len(vectors)), np.empty(len(vectors))
+    for begin in range(0, len(vectors), BLOCK):
         rows = vectors[begin : begin + BLOCK]
         among, across = _distances(rows, vectors), _distances(rows, others)
+        among[np.arange(len(rows)), begin + np.arange(len(rows))] = np.inf  # itself
         for row in range(len(rows)):
-            bag = bags[begin + row]
-            radius[begin + row] = _neighbour(among[row], bag, bags, NEIGHBOURS)
-            nearest[begin + row] = _neighbour(across[row], bag, other_bags, 1)
+            across[row, list(kin[begin + row])] = np.inf
+        rank = min(NEIGHBOURS, len(vectors) - 1)
+        radius[begin : begin + BLOCK] = np.partition(among, rank - 1, axis=1)[:, rank - 1] if rank else 0.0
+        nearest[begin : begin + BLOCK] = across.min(axis=1)
     return nearest <= radius, nearest / np.maximum(radius, 1e-9)
 
 
-def _neighbour(distances: Array, bag: frozenset[str], bags: Sequence[frozenset[str]], rank: int) -> float:
-    """The distance to the `rank`-th nearest text that is no edit; of fewer, the farthest looked at."""
-    most = min(LOOKED_AT, len(distances))
-    near = np.argpartition(distances, most - 1)[:most]
-    near = near[np.argsort(distances[near], kind="stable")]
-    for place in near:
-        if not is_edit(bag, bags[place]):
-            rank -= 1
-            if not rank:
-                return float(distances[place])
-    return float(distances[near[-1]])
+def kin_of(traffic: Sequence[str], transfer: Sequence[str], families: Mapping[str, Sequence[str]]) -> list[list[int]]:
+    """For each traffic text, by key, the places in the transfer set of itself and of the texts that were grown from it."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, key in enumerate(transfer):
+        for parent in families.get(key, (key,)):
+            places[parent].append(place)
+    return [places.get(key, []) for key in traffic]
 
 
 def _distances(rows: Array, others: Array) -> Array:
     """Euclidean, of vectors of length one: √(2 − 2 cos)."""
     return np.asarray(np.sqrt(np.maximum(2 - 2 * rows @ others.T, 0)))
-
-
-def _bag(text: str) -> frozenset[str]:
-    return frozenset(text.casefold().split())
-
-
-def is_edit(a: frozenset[str], b: frozenset[str]) -> bool:
-    """Whether two sets of words have a Jaccard similarity of EDIT or more."""
-    common = len(a & b)
-    return common >= EDIT * (len(a) + len(b) - common)
 
 
 def expected_coverage(traffic: int, transfer: int) -> float:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from edgedistill.augment import Augmenter, neighbours
+from edgedistill.digests import text_key
 from edgedistill.duplicates import near_duplicates, normalised
 from edgedistill.models import token_table
 from edgedistill.recipe import SliceByColumn, Transfer
@@ -44,7 +45,9 @@ class Params:
 
 
 def run(out: Path, params: Params, *, prepared: Path, model: Path) -> None:
-    """Writes `transfer.parquet` (training rows first, with their labels; the rest -1), `held_out.parquet` and `facts.json`."""
+    """Writes `transfer.parquet` (training rows first, with their labels; the rest -1), `held_out.parquet`,
+    `families.parquet` (which text was grown from which) and `facts.json`.
+    """
     options = params.transfer
     train, test = read_rows(prepared / "train.parquet"), read_rows(prepared / "test.parquet")
     traffic = read_rows(prepared / "traffic.parquet").texts if (prepared / "traffic.parquet").is_file() else []
@@ -58,13 +61,15 @@ def run(out: Path, params: Params, *, prepared: Path, model: Path) -> None:
 
     # Case changes must count as new texts, yet a test text in other case must not come out: two forms, two checks.
     barred = [*seeds, *test.texts, *held.texts]
-    grown = clean(Augmenter(seeds, near).grow(wanted, options.methods, params.seed, barred, _as_written))
+    families = Augmenter(seeds, near).grow_families(wanted, options.methods, params.seed, barred, _as_written)
+    grown = clean(list(families))
     belongs = member_of(list(options.quotas), params.slices, baseline(train.texts))
-    grown, reached = _steered(seeds, grown, near, options, belongs, params.seed, barred, clean)
+    grown, reached = _steered(seeds, grown, families, near, options, belongs, params.seed, barred, clean)
     texts = [*seeds, *grown]
     labels = np.concatenate([train.labels, np.full(len(texts) - len(train), -1, np.int32)])
     write_rows(out / "transfer.parquet", make_rows(texts, labels))
     write_rows(out / "held_out.parquet", held)
+    write_families(out / "families.parquet", {text: families[text] for text in grown})
     facts = {
         "rows": len(texts),
         "training_rows": len(train),
@@ -119,6 +124,7 @@ class _Cleaner:
 def _steered(
     seeds: Sequence[str],
     grown: list[str],
+    families: dict[str, tuple[str, ...]],
     near: Any,
     options: Transfer,
     belongs: Callable[[str], list[str]],
@@ -128,7 +134,7 @@ def _steered(
 ) -> tuple[list[str], list[dict[str, Any]]]:
     """Grown texts in which every quota has its share, as far as the texts give it, and what was reached.
 
-    A text that a quota wants takes the place of one that no quota wants, so the set keeps its size.
+    A text that a quota wants takes the place of one that no quota wants, so the set keeps its size. families: grows with what is grown.
     """
     if not options.quotas:
         return grown, []
@@ -150,11 +156,13 @@ def _steered(
                 # Not every text grown from a slice belongs to it (a typo may hit another word): ask for more than is missing.
                 asked = max(64, 3 * missing)
                 turn_seed = seed + 7919 * (turn + ROUNDS * number + 1)
-                candidates = clean(maker.grow(asked, ways, turn_seed, [*barred, *grown, *kept], _as_written))
+                made = maker.grow_families(asked, ways, turn_seed, [*barred, *grown, *kept], _as_written)
+                candidates = clean(list(made))
                 fitting = [text for text in candidates if name in belongs(text)][:missing]
                 if not candidates:
                     break
                 kept += fitting
+                families |= made
                 for text in fitting:
                     have.update(belongs(text))
     room = max(0, size - len(seeds) - len(kept))
@@ -166,6 +174,24 @@ def _steered(
         for name, share in options.quotas.items()
     ]
     return [*kept, *left], reached
+
+
+def write_families(path: Path, families: Mapping[str, Sequence[str]]) -> None:
+    """Columns key (of a grown text) and parents (keys of the texts it was grown from)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    parents = [[text_key(parent) for parent in found] for found in families.values()]
+    schema = pa.schema([("key", pa.string()), ("parents", pa.list_(pa.string()))])
+    pq.write_table(pa.table([[text_key(text) for text in families], parents], schema=schema), path, compression="zstd")
+
+
+def read_families(path: Path) -> dict[str, list[str]]:
+    """Key of each grown text → the keys of the texts it was grown from."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    return dict(zip(table["key"].to_pylist(), table["parents"].to_pylist(), strict=True))
 
 
 def _as_written(text: str) -> str:
