@@ -148,6 +148,22 @@ def normalized(config: Any) -> Any:
     return NormalizedConfigManager.get_normalized_config_class(config.model_type)(config)
 
 
+def sizes_of(folder: Path) -> dict[str, int]:
+    """`layers`, `width`, `heads` and `ffn` of a model folder, read from its config alone."""
+    from transformers import AutoConfig
+
+    check_folder(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    names = normalized(config)
+    ffn = next((getattr(config, name) for name in ("intermediate_size", "hidden_dim", "ffn_dim") if hasattr(config, name)), 0)
+    return {
+        "layers": int(names.num_layers),
+        "width": int(names.hidden_size),
+        "heads": int(names.num_attention_heads),
+        "ffn": int(ffn or 4 * names.hidden_size),
+    }
+
+
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write config.json, model.safetensors and tokenizer.json."""
     with quiet():

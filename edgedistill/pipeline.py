@@ -13,15 +13,34 @@ from edgedistill import plugins
 from edgedistill.budget import Budget
 from edgedistill.errors import InputError, missing_extra
 from edgedistill.features import EMBEDDING, TOKEN_LEVEL, needs_of
-from edgedistill.recipe import Member, Recipe, Rule, Student, alone
+from edgedistill.recipe import Member, Recipe, Rule, Student, Transfer, alone
 from edgedistill.report import Report, read_report
 from edgedistill.search import Candidate, ladder, name_of, search
 from edgedistill.sources import Source, home, resolve
-from edgedistill.stages import benchmark, bundle, combine, distill, export, page, prepare, probe, quantize, select, start, teach, transfer
+from edgedistill.stages import (
+    ask,
+    benchmark,
+    bundle,
+    combine,
+    coverage,
+    distill,
+    embed,
+    export,
+    foretell,
+    page,
+    prepare,
+    probe,
+    quantize,
+    select,
+    start,
+    teach,
+    transfer,
+)
 from edgedistill.store import Artifact, Keyed, Stage, Store
 from edgedistill.target import Target, find_target
 
 Until = Literal["prepare", "teach", "distill", "export", "quantize", "benchmark", "select", "bundle"]
+HELD_OUT = {False: 0.05, True: 0.1}  # of the real texts, without and with a search
 QUANTIZATION_SHARE = 0.5  # of the allowed accuracy drop; the other half is distillation's
 
 
@@ -50,19 +69,17 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
     teachers = [_taught(make, recipe, member, where, cache, precision, prepared) for where, member in recipe.teacher.members()]
     model, teacher = teachers[0].model, teachers[0].artifact
     texts = make(
-        transfer.TRANSFER, transfer.Params(recipe.transfer, recipe.data.near_duplicate, recipe.seed), prepared=prepared, model=model
+        transfer.TRANSFER,
+        transfer.Params(_pool(recipe), recipe.data.near_duplicate, recipe.seed, recipe.data.slices),
+        prepared=prepared,
+        model=model,
     )
-    needs = needs_of(recipe.distill.losses)
-    labelled = [
-        _labelled(make, recipe, one, EMBEDDING in needs and one is teachers[0], precision, prepared=prepared, transfer=texts)
-        for one in teachers
-    ]
-    labels = labelled[0]
-    if len(teachers) > 1:
-        labels = _combined(make, recipe, teachers, labelled, [one.member.weight for one in teachers], recipe.teacher.combine, prepared)
+    texts, labels = _labels(make, recipe, teachers, precision, prepared, texts)
     if until == "teach":
         return [Built(target, {"prepare": prepared, "teach": labels}) for target in targets]
 
+    embedded = make(embed.EMBED, embed.Params(tokens, precision, recipe.seed), prepared=prepared, transfer=texts, model=model)
+    covered = make(coverage.COVERAGE, coverage.Params(recipe.seed), embedded=embedded, transfer=texts)
     base = _Base(make, recipe, cache, precision, prepared, texts, labels, teachers[0])
     chosen, record = _search(base, targets, model) if recipe.student.family == "auto" else _as_asked(base, targets)
     if until == "distill":
@@ -110,12 +127,24 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
                 selected=results["select"],
                 **files,
             )
+            results["foretell"] = make(
+                foretell.FORETELL,
+                foretell.Params(recipe.task, facts["target"], tokens, entries, recipe.data.slices, recipe.seed),
+                prepared=prepared,
+                transfer=texts,
+                labels=labels,
+                coverage=covered,
+                selected=results["select"],
+                **files,
+            )
             results["page"] = make(
                 page.PAGE,
                 page.Params(lineage, tuple(binaries), record),
                 prepared=prepared,
                 transfer=texts,
                 teacher=teacher,
+                coverage=covered,
+                foretold=results["foretell"],
                 selected=results["select"],
                 **({"combined": labels} if len(teachers) > 1 else {}),
                 **{f"run_{run}": student for run, student in students.items()},
@@ -148,6 +177,35 @@ def _taught(make: Make, recipe: Recipe, member: Member, where: str, cache: Path,
     if (artifact.path / "facts.json").is_file():
         teach.check_floor(json.loads((artifact.path / "facts.json").read_text()), member, where)
     return _Taught(member, artifact, model, terms)
+
+
+def _labels(
+    make: Make, recipe: Recipe, teachers: Sequence[_Taught], precision: str, prepared: Keyed, texts: Artifact
+) -> tuple[Artifact, Artifact]:
+    """(transfer set, its soft labels). Under a budget of calls the transfer set is what was asked for."""
+    first, tokens = teachers[0].member, recipe.student.max_tokens
+    if first.calls is not None:
+        asking = ask.Params(
+            alone(first, calls=first.calls),
+            recipe.transfer,
+            recipe.data.slices,
+            recipe.task,
+            tokens,
+            precision,
+            recipe.seed,
+            teach.lowbit(first),
+        )
+        asked = make(ask.ASK, asking, prepared=prepared, teacher=teachers[0].artifact, transfer=texts)
+        return asked, asked
+    needs = needs_of(recipe.distill.losses)
+    labelled = [
+        _labelled(make, recipe, one, one is teachers[0] and EMBEDDING in needs, precision, prepared=prepared, transfer=texts)
+        for one in teachers
+    ]
+    if len(teachers) == 1:
+        return texts, labelled[0]
+    weights = [one.member.weight for one in teachers]
+    return texts, _combined(make, recipe, teachers, labelled, weights, recipe.teacher.combine, prepared)
 
 
 def _labelled(make: Make, recipe: Recipe, one: _Taught, embeddings: bool, precision: str, **inputs: Keyed) -> Artifact:
@@ -195,11 +253,6 @@ class _Base:
     def teacher(self) -> Artifact:
         return self.main.artifact
 
-    @property
-    def held_out(self) -> float:
-        """A search judges its candidates on rows that no student of it is trained on; where nothing is chosen, nothing is held out."""
-        return self.recipe.search.held_out if self.recipe.student.family == "auto" else 0.0
-
     def started(self, student: Student) -> Artifact:
         spec = student.start or self.recipe.student.start
         source = resolve(spec, folder=self.recipe.folder, cache=self.cache / "sources", where="student.start") if spec else self.teacher
@@ -213,7 +266,7 @@ class _Base:
         recipe = self.recipe
         # What is asked of one round does not depend on how many there are.
         once = recipe.distill.model_copy(update={"rounds": 1, "round_teacher": "average"})
-        params = distill.Params(run, student, once, recipe.task, self.precision, recipe.seed, share, self.held_out)
+        params = distill.Params(run, student, once, recipe.task, self.precision, recipe.seed, share)
         watched = {"teacher": self.teacher} if needs_of(recipe.distill.losses) & TOKEN_LEVEL else {}
         inputs = {"prepared": self.prepared, "transfer": self.texts, "labels": labels or self.labels, "start": weights, **watched}
         return self.make(distill.DISTILL, params, **inputs)
@@ -257,7 +310,8 @@ def _as_asked(base: _Base, targets: Sequence[Target]) -> tuple[dict[str, _Chosen
 def _search(base: _Base, targets: Sequence[Target], model: Source) -> tuple[dict[str, _Chosen], dict[str, Any]]:
     """The cheapest student for each target that keeps the answers, and the record of how it was found."""
     candidates = []
-    for student in ladder(base.recipe, model.path):
+    source = _source(base.recipe, "student.start", base.cache).path if base.recipe.student.start else model.path
+    for student in ladder(base.recipe, source):
         begin = base.started(student)
         candidates.append(Candidate(name_of(student), student, begin, base.exported(begin, targets[0].format)))
     facts = base.teacher.path / "facts.json"
@@ -400,6 +454,12 @@ def _entries(graphs: dict[str, Artifact], binaries: dict[str, Artifact]) -> tupl
             entries.append(benchmark.Entry(run, name, "control", "float"))
             files |= {f"{run}_model": graphs[run], f"{run}_graphs": graphs[run]}
     return tuple(entries), files
+
+
+def _pool(recipe: Recipe) -> Transfer:
+    """What the transfer set depends on: how is chosen from it does not change it. A search needs more rows to tell its candidates apart."""
+    share = HELD_OUT[recipe.student.family == "auto"] if recipe.transfer.held_out is None else recipe.transfer.held_out
+    return recipe.transfer.model_copy(update={"choose": "active", "held_out": share})
 
 
 def _lineage(recipe: Recipe, data: dict[str, Source], teachers: Sequence[_Taught]) -> dict[str, Any]:

@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, ValidationError, field_validator
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
 from edgedistill import plugins
 from edgedistill.budget import Budget
-from edgedistill.errors import EdgedistillError, RecipeError
+from edgedistill.errors import EdgedistillError, RecipeError, nearest
 from edgedistill.settings import Section, explain, read_toml
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -74,6 +74,12 @@ class Teacher(Section):
     learning_rate: float = Field(2e-4, gt=0, description="peak learning rate of AdamW")
     batch_size: int = Field(32, gt=0, description="rows a step")
     below_floor: Literal["stop", "accept"] = Field("stop", description="what to do when TF-IDF with a linear SVM beats the teacher")
+    calls: int | None = Field(
+        None,
+        ge=32,
+        description="how many texts the teacher may label in all; they are chosen where a quick student is unsure. Else it labels every one",
+        exclude_if=lambda calls: calls is None,  # a teacher made before there was this option keeps its key
+    )
 
 
 class Member(Teacher):
@@ -98,9 +104,9 @@ class Teachers(Member):
         return [("teacher", self), *((f"teacher.also[{place}]", member) for place, member in enumerate(self.also))]
 
 
-def alone(member: Teacher) -> Teacher:
-    """A member without what concerns the others, so that its own results do not depend on them."""
-    return Teacher(**{name: getattr(member, name) for name in Teacher.model_fields})
+def alone(member: Teacher, calls: int | None = None) -> Teacher:
+    """A member without what concerns the others, so that its own results do not depend on them. A budget of calls makes no other teacher."""
+    return Teacher(**{name: getattr(member, name) for name in Teacher.model_fields} | {"calls": calls})
 
 
 Method = Literal["delete", "replace", "similar", "recombine", "typo", "case"]
@@ -117,6 +123,23 @@ class Transfer(Section):
     methods: dict[Method, float] = Field(
         default_factory=_default_methods,
         description="label-free augmentation and the share of each",
+    )
+    quotas: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
+        default_factory=dict,
+        description="least share of the transfer set that a slice gets: a built-in one, or a regular expression of data.slices",
+    )
+    held_out: float | None = Field(
+        None,
+        ge=0,
+        le=0.5,
+        description="share of the real texts (of the traffic, else of the training rows; 1,000 at most) that no student learns from: they foretell "
+        "which inputs the student will get wrong, and a search judges its candidates on them; else 0.05, and 0.1 for a search",
+    )
+    pool: float | None = Field(
+        None, ge=1, le=1000, description="with teacher.calls: texts to choose from, in multiples of the training rows; else growth"
+    )
+    choose: Literal["active", "random"] = Field(
+        "active", description="with teacher.calls: where a quick student is unsure, or at random, which is what active must beat"
     )
 
 
@@ -149,12 +172,6 @@ class Search(Section):
 
     families: list[str] = Field(default_factory=list, description="files in students/ to look into; else all of them")
     students: list[Student] = Field(default_factory=list, description="the candidates themselves, instead of each family's own sizes")
-    held_out: float = Field(
-        0.1,
-        gt=0,
-        le=0.5,
-        description="share of the training rows that candidates are judged on, and no student is trained on; at most 1,000",
-    )
 
     @field_validator("families")
     @classmethod
@@ -184,7 +201,9 @@ class Distill(Section):
     )
     steps: int | None = Field(None, gt=0, description="optimizer steps; else `epochs` over the transfer set")
     epochs: float = Field(3, gt=0, description="passes over the transfer set")
-    learning_rate: float = Field(5e-4, gt=0, description="peak learning rate of AdamW")
+    learning_rate: float | None = Field(
+        None, gt=0, description="peak learning rate of AdamW; else the family's own: transformer 0.0005, conv and static 0.002"
+    )
     batch_size: int = Field(64, gt=0, description="rows a step and process")
     real_rows: int = Field(1, ge=1, le=50, description="how often a training or traffic row stands in a pass, a grown text standing once")
     dropout: bool = Field(True, description="keep the dropout of the model that the student is cut from")
@@ -259,6 +278,18 @@ class Recipe(Section):
             )
         return student
 
+    @field_validator("transfer")
+    @classmethod
+    def _transfer_fits(cls, transfer: Transfer, info: ValidationInfo) -> Transfer:
+        data, teacher = info.data.get("data"), info.data.get("teacher")
+        if data is not None:
+            _check_quotas(transfer.quotas, data.slices)
+        if transfer.pool is not None and teacher is not None and teacher.calls is None:
+            raise ValueError(
+                "pool says what to choose from, and nothing says how many to choose. Write calls = … under [teacher], or leave pool out."
+            )
+        return transfer
+
 
 ANY_FAMILY = frozenset({"family", "start", "max_tokens"})  # what every family of students takes
 
@@ -290,6 +321,21 @@ def _existing(folder: str, name: str) -> str:
     except EdgedistillError as error:
         raise ValueError(error.paragraph()) from None
     return name
+
+
+def _check_quotas(quotas: dict[str, float], slices: dict[str, str | SliceByColumn]) -> None:
+    from edgedistill.slices import BUILT_IN  # here, because it brings numpy
+
+    known = {*BUILT_IN, *slices}
+    for name in quotas:
+        if name not in known:
+            raise ValueError(f'there is no slice "{name}" to give a quota to. {nearest(name, known)}')
+        if isinstance(slices.get(name), SliceByColumn):
+            raise ValueError(
+                f'the slice "{name}" goes by a column, which grown texts do not have. Write a regular expression for it under [data.slices].'
+            )
+    if sum(quotas.values()) > 1:
+        raise ValueError(f"the quotas add up to {sum(quotas.values()):g}. Write shares that add up to 1 at most.")
 
 
 def _checked_loss(loss: dict[str, Any]) -> dict[str, Any]:

@@ -150,7 +150,7 @@ def test_changed_budget_runs_select_again_and_nothing_before(run: Run, tmp_path:
     recipe.write_text((run.folder / "recipe.toml").read_text() + "size_mb = 0.001\n")
     done = edgedistill("compile", recipe, "-o", tmp_path / "out", home=run.home, check=1)
     fresh = {line.split()[0] for line in done.stderr.splitlines() if line.strip() and "cached" not in line}
-    assert fresh <= {"select", "bundle", "page"}
+    assert fresh <= {"select", "bundle", "foretell", "page"}
     assert "No student meets every limit. The nearest miss is" in done.stdout
     assert "or allow size_mb = " in done.stdout and "No bundle was written" in done.stdout
     assert not (tmp_path / "out" / "laptop-x86" / "bundle").exists()
@@ -161,7 +161,7 @@ def test_second_target_reuses_the_student(run: Run) -> None:
     """A training a device. A device that is not at hand is undecided: exit code 3, a bundle, and no speed claimed."""
     done = edgedistill("compile", run.folder / "recipe.toml", "-t", "raspberry-pi-4", "-o", run.folder / "out", home=run.home, check=3)
     fresh = {line.split()[0] for line in done.stderr.splitlines() if line.strip() and "cached" not in line and not line.startswith(" ")}
-    assert fresh <= {"benchmark", "select", "bundle", "page"}
+    assert fresh <= {"benchmark", "select", "bundle", "foretell", "page"}
     report = json.loads((run.folder / "out" / "raspberry-pi-4" / "report.json").read_text())
     assert report["how"] == "not measured" and all(not variant["timings"] for variant in report["variants"])
     assert edgedistill("verify", run.folder / "out" / "raspberry-pi-4" / "bundle", home=run.home).returncode == 0
@@ -211,7 +211,10 @@ def test_report_renders_again(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "page.html").read_text() == (run.out / "report.html").read_text()
 
 
-STAGES = ["prepare", "teacher", "transfer", "label", "distill", "export", "quantize", "benchmark", "select", "bundle", "page"]
+STAGES = [
+    "prepare", "teacher", "transfer", "label", "embed", "coverage", "distill",
+    "export", "quantize", "benchmark", "select", "bundle", "foretell", "page",
+]  # fmt: skip
 
 
 def test_kill_9_in_every_stage_and_resume(recipe_file: Write, tmp_path: Path) -> None:

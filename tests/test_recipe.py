@@ -94,6 +94,42 @@ def test_every_target_reads(name: str) -> None:
     assert target.link.kind == "local" or "ot measured by us" in Path(f"targets/{name}.toml").read_text()
 
 
+@pytest.mark.parametrize(
+    ("new", "text"),
+    [
+        ("quotas = {typo = 0.1}", 'transfer: there is no slice "typo" to give a quota to. Did you mean "typos"?'),
+        ("quotas = {typos = 0.7, digits = 0.5}", "transfer: the quotas add up to 1.2. Write shares that add up to 1 at most."),
+        ("quotas = {typos = 0.0}", "transfer.quotas.typos: input should be greater than 0, got 0.0."),
+        (
+            "quotas = {vip = 0.1}",
+            'transfer: the slice "vip" goes by a column, which grown texts do not have. Write a regular expression for it under [data.slices].',
+        ),
+        (
+            "pool = 50",
+            "transfer: pool says what to choose from, and nothing says how many to choose. Write calls = … under [teacher], or leave pool out.",
+        ),
+        ('choose = "best"', "transfer.choose: input should be 'active' or 'random', got 'best'."),
+        ("held_out = 0.9", "transfer.held_out: input should be less than or equal to 0.5, got 0.9."),
+    ],
+)
+def test_transfer_options_that_do_not_fit(recipe_file: Write, new: str, text: str) -> None:
+    """A quota for a slice that nobody defined, met by nothing and missed by nobody; a pool that nothing chooses from."""
+    path = recipe_file(
+        ("growth = 3", f"growth = 3\n{new}"), ('label = "queue"', 'label = "queue"\nslices = {vip = {column = "tier", value = "1"}}')
+    )
+    with pytest.raises(RecipeError) as error:
+        read_recipe(path)
+    assert str(error.value) == f"{path}: {text}"
+
+
+def test_a_budget_of_calls_makes_no_other_teacher(recipe_file: Write) -> None:
+    """A teacher trained again because the number of calls was changed, or because this option came."""
+    with_calls = read_recipe(recipe_file(("epochs        = 6", "epochs = 6\ncalls = 100"))).teacher
+    without = read_recipe(recipe_file()).teacher
+    assert with_calls.calls == 100 and "calls" not in without.model_dump()
+    assert with_calls.model_copy(update={"calls": None}).model_dump() == without.model_dump()
+
+
 def test_unknown_target_offers_the_nearest() -> None:
     """A misspelt target answered with a list of files."""
     with pytest.raises(TargetError) as error:

@@ -25,17 +25,16 @@ from edgedistill.progress import tick
 from edgedistill.recipe import Distill, Student
 from edgedistill.stages.teach import read_embeddings, read_labels
 from edgedistill.store import Stage, plain
-from edgedistill.tables import Rows, read_rows
+from edgedistill.tables import Rows, make_rows, read_rows
 from edgedistill.training import Schedule, pad, train
 
 Run = Literal["distilled", "labels", "train_rows"]
-MOST_HELD_OUT = 1000  # rows: enough to tell candidates apart, few enough to be spared
 SENTENCE_LEVEL = 'Take losses of whole texts instead: "soft_target", "similarity_preserving", "distance_angle" or "in_batch_ranking".'
 
 
 @dataclass(frozen=True)
 class Params:
-    """share: of the steps that the recipe asks for. held_out: share of the training rows that are left out and answered at the end."""
+    """share: of the steps that the recipe asks for; a trial of a search takes a part of them."""
 
     run: Run
     student: Student
@@ -44,11 +43,10 @@ class Params:
     precision: str
     seed: int
     share: float = 1.0
-    held_out: float = 0.0
 
 
 def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Path, start: Path, teacher: Path | None = None) -> None:
-    """Writes `model/` (a Hugging Face folder), `facts.json` and, when rows are held out, `held_out.json` (how each was answered).
+    """Writes `model/` (a Hugging Face folder), `facts.json` and `held_out.json` (how it answers the held-out texts).
 
     start: the student's weights to begin with: an untrained student, or one that was trained for a part of the steps.
     teacher: its artifact, given when a loss looks inside it while the student learns.
@@ -75,18 +73,19 @@ def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels:
 
     # What the runs differ in: the rows and the losses. The step count is the same for all and follows from the transfer set.
     losses = params.distill.losses if params.run != "labels" else [{"kind": "hard_label", "weight": 1.0}]
-    aside = held_out(rows, params.held_out)
-    labelled = [place for place, label in enumerate(rows.labels) if label >= 0]
-    places = labelled if params.run != "distilled" else _with_real_rows(len(rows.texts), transfer, params.distill.real_rows)
-    places = [place for place in places if place not in aside]
     rows_a_step = params.distill.batch_size * params.distill.processes
     steps = params.distill.steps or max(1, round(params.distill.epochs * len(rows.texts) / rows_a_step))
     steps = max(1, round(params.share * steps))
+    if params.run == "labels":
+        rows = _with_gold(prepared, transfer)
+    labelled = [place for place, label in enumerate(rows.labels) if label >= 0]
+    places = labelled if params.run != "distilled" else _with_real_rows(len(rows.texts), transfer, params.distill.real_rows)
     texts = [rows.texts[place] for place in places]
     columns: dict[str, npt.NDArray[Any]] = {
         "labels": rows.labels[places].astype(np.int64),
-        "teacher_logits": read_labels(labels / "labels.parquet", [rows.keys[place] for place in places]),
     }
+    if params.run != "labels":
+        columns["teacher_logits"] = read_labels(labels / "labels.parquet", [rows.keys[place] for place in places])
     needs = needs_of(losses)
     if EMBEDDING in needs:
         columns[EMBEDDING] = read_embeddings(labels / "labels.parquet", [rows.keys[place] for place in places])
@@ -98,7 +97,7 @@ def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels:
     if not params.distill.dropout:
         no_dropout(student)
     # A control that does not learn is a finding, and a search drops such a candidate; a student that does not learn is a mistake.
-    judged = params.run == "distilled" and params.share == 1
+    judged = params.run == "distilled" and params.share > 0.5
     objective = Objective(losses, student, columns, watched, ids, steps if judged else None)
     pad_id = student.config.pad_token_id or 0
     terms, warnings = objective.balance(_sample(tokens, columns, params.distill.batch_size, pad_id))
@@ -110,7 +109,7 @@ def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels:
         None,
         Schedule(
             steps,
-            params.distill.learning_rate,
+            params.distill.learning_rate or plugins.find("students", params.student.family).LEARNING_RATE,
             params.distill.batch_size,
             params.precision,
             params.seed,
@@ -123,31 +122,35 @@ def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels:
     objective.close()
     if first:
         facts = json.loads((start / "facts.json").read_text())
-        if aside:
-            _answer_held_out(out / "held_out.json", student, tokenizer, rows, sorted(aside))
+        if (transfer / "held_out.parquet").is_file():
+            held = read_rows(transfer / "held_out.parquet")
+            _answer_held_out(out / "held_out.json", student, tokenizer, held, read_labels(labels / "labels.parquet", held.keys))
         facts |= {"run": params.run, "steps": steps, "batch_size": rows_a_step, "rows": len(texts), "losses": losses}
         facts |= {"terms": [term | {"last": last} for term, last in zip(terms, objective.last(), strict=True)], "warnings": warnings}
         save(student, load_tokenizer(start / "model"), out / "model")
         (out / "facts.json").write_text(json.dumps(facts, indent=1))
 
 
-def held_out(rows: Rows, share: float) -> set[int]:
-    """Places of the labelled rows that are kept aside: the same ones for every student, drawn by the hash of the text."""
-    labelled = sorted((rows.keys[place], place) for place, label in enumerate(rows.labels) if label >= 0)
-    return {place for _, place in labelled[: min(MOST_HELD_OUT, round(share * len(labelled)))]}
+def _with_gold(prepared: Path, transfer: Path) -> Rows:
+    """Every training row but those held out: a label counts, whether or not the teacher was asked about its text."""
+    train = read_rows(prepared / "train.parquet")
+    held = set(read_rows(transfer / "held_out.parquet").keys) if (transfer / "held_out.parquet").is_file() else set()
+    places = [place for place, key in enumerate(train.keys) if key not in held]
+    return make_rows([train.texts[place] for place in places], train.labels[places])
 
 
-def _answer_held_out(file: Path, student: Any, tokenizer: Any, rows: Rows, places: list[int]) -> None:
+def _answer_held_out(file: Path, student: Any, tokenizer: Any, rows: Rows, teacher: npt.NDArray[np.float32]) -> None:
+    """How the student does on texts that it never saw: against their labels or, for traffic that nobody labelled, against the teacher's answers."""
     import torch
 
-    right = []
+    wanted = np.where(rows.labels >= 0, rows.labels, teacher.argmax(axis=1)) if len(rows) else rows.labels
+    right: list[float] = []
     with torch.inference_mode():
-        for begin in range(0, len(places), 64):
-            part = places[begin : begin + 64]
-            ids = [encoding.ids for encoding in tokenizer.encode_batch([rows.texts[place] for place in part])]
+        for begin in range(0, len(rows), 64):
+            ids = [encoding.ids for encoding in tokenizer.encode_batch(rows.texts[begin : begin + 64])]
             batch = {name: torch.from_numpy(values) for name, values in pad(ids, student.config.pad_token_id or 0).items()}
-            right += (student(**batch).logits.argmax(dim=-1).numpy() == rows.labels[part]).tolist()
-    file.write_text(json.dumps({"gained": list(map(float, right)), "possible": [1.0] * len(right)}))
+            right += (student(**batch).logits.argmax(dim=-1).numpy() == wanted[begin : begin + 64]).astype(float).tolist()
+    file.write_text(json.dumps({"gained": right, "possible": [1.0] * len(right)}))
 
 
 def _with_real_rows(count: int, transfer: Path, times: int) -> list[int]:

@@ -21,7 +21,7 @@ from edgedistill.models import check_folder
 from edgedistill.progress import tick
 from edgedistill.recipe import Teacher
 from edgedistill.store import Stage
-from edgedistill.tables import read_rows
+from edgedistill.tables import make_rows, read_rows
 
 SHARD = 4096  # rows a checkpoint of the labelling
 
@@ -211,7 +211,9 @@ def floor_accuracy(train: Any, test: Any) -> float:
 
 
 def label(out: Path, params: LabelParams, *, prepared: Path, teacher: Path, transfer: Path) -> None:
-    """Writes `labels.parquet`: key (of the text), logits (float32 list). A killed run goes on with the next shard.
+    """Writes `labels.parquet`: key (of the text), logits (float32 list), of the transfer set and of what was held out of it.
+
+    A killed run goes on with the next shard.
 
     With EmbeddingLabelParams also `embedding`, the vector that the teacher's head reads (float16 list), had in the same pass.
     """
@@ -222,6 +224,8 @@ def label(out: Path, params: LabelParams, *, prepared: Path, teacher: Path, tran
     hub_task = plugins.find("tasks", params.task).HUB_TASK
     classes = json.loads((prepared / "classes.json").read_text())
     rows = read_rows(transfer / "transfer.parquet")
+    if (transfer / "held_out.parquet").is_file():
+        rows = make_rows([*rows.texts, *read_rows(transfer / "held_out.parquet").texts])
     embeddings = isinstance(params, EmbeddingLabelParams)
     if embeddings and not hasattr(kind, "logits_and_embeddings"):
         raise StageError(
@@ -278,4 +282,4 @@ def _read(path: Path, keys: list[str], column: str) -> npt.NDArray[np.float32]:
 # Not bitsandbytes: it is installed for other reasons too, and must not change the key of a teacher that does not use it. `lowbit` in the params does.
 _PACKAGES = ("torch", "transformers", "tokenizers")
 FINE_TUNE = Stage("teacher", 1, fine_tune, (*_PACKAGES, "scikit-learn"))
-LABEL = Stage("label", 1, label, _PACKAGES)
+LABEL = Stage("label", 2, label, _PACKAGES)

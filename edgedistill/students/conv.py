@@ -18,6 +18,7 @@ from edgedistill.recipe import Student
 from edgedistill.token_vectors import counts, token_vectors
 
 ABOUT = "convolutions over sub-word embeddings that start from the teacher's; tens of microseconds an answer"
+LEARNING_RATE = 2e-3
 OPTIONS = frozenset({"layers", "width", "channels", "kernel", "head", "vocabulary"})
 WIDTH, CHANNELS, KERNEL, HEAD = 128, 256, 3, 0
 
@@ -91,7 +92,7 @@ def start_small(
 
 def sizes(options: Student, teacher: Mapping[str, Any]) -> list[Student]:
     """A ladder of candidates from the cheapest to the dearest; what `options` fixes stays fixed. teacher: not needed, every size can start from any."""
-    steps = [(48, 96, 1), (64, 128, 1), (96, 192, 1), (128, 256, 1), (192, 256, 1), (128, 256, 2), (192, 384, 2)]
+    steps = [(64, 128, 1), (128, 256, 1), (192, 384, 1), (192, 384, 2)]
     ladder = []
     for width, channels, layers in steps:
         size = {"width": options.width or width, "channels": options.channels or channels, "layers": options.layers or layers}

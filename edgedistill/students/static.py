@@ -17,6 +17,7 @@ from edgedistill.recipe import Student
 from edgedistill.students.conv import start_small
 
 ABOUT = "bag of sub-word embeddings that start from the teacher's, with a small head; a few microseconds an answer"
+LEARNING_RATE = 2e-3
 OPTIONS = frozenset({"width", "ngrams", "head", "vocabulary"})
 WIDTH, NGRAMS, HEAD = 128, 0, 128
 
@@ -36,7 +37,7 @@ def start(source: Path, out: Path, options: Student, texts: Sequence[str], class
 def sizes(options: Student, teacher: Mapping[str, Any]) -> list[Student]:
     """A ladder of candidates from the cheapest to the dearest; what `options` fixes stays fixed."""
     ladder = []
-    for width in (32, 64, 128, 256):
+    for width in (64, 192):
         size = {"family": "static", "width": options.width or width, "head": HEAD if options.head is None else options.head}
         candidate = options.model_copy(update={"ngrams": NGRAMS if options.ngrams is None else options.ngrams, **size})
         if candidate not in ladder:

@@ -22,8 +22,12 @@ from edgedistill.recipe import Student
 from edgedistill.training import pad
 
 ABOUT = "transformer encoder: layers cut from the teacher or another encoder, task vocabulary"
+LEARNING_RATE = 5e-4
 OPTIONS = frozenset({"layers", "ffn", "width", "heads", "vocabulary"})
 DEFAULT_LAYERS = 2
+# (layers, share of the width, share of the feed-forward part): cheapest first. Whole layers keep more answers than narrow ones of the same cost
+# (DECISIONS.md), so few are narrow.
+LADDER = ((1, 1 / 2, 1), (2, 1 / 2, 1), (1, 1, 1), (2, 1, 1 / 2), (2, 1, 1), (3, 1, 3 / 4), (4, 1, 1), (6, 1, 1))
 PRUNING_TEXTS = 512  # texts on which the importance of neurons is judged
 
 
@@ -69,18 +73,19 @@ def sizes(options: Student, teacher: Mapping[str, Any]) -> list[Student]:
     teacher: `layers`, `width`, `heads`, `ffn` of the model they start from. Each candidate is complete, and ordered by multiply-adds a token.
     """
     layers, width, heads, ffn = (teacher[name] for name in ("layers", "width", "heads", "ffn"))
-    head = width // heads
-    widths = [options.width] if options.width else sorted({max(1, round(share * heads)) * head for share in (1 / 3, 1 / 2, 2 / 3, 1)})
-    depths = [options.layers] if options.layers is not None else sorted({depth for depth in (1, 2, 3, 4, 6) if depth <= layers})
     ladder: dict[float, Student] = {}
-    for slim in widths:
-        for share in (1 / 4, 1 / 2, 3 / 4, 1):
-            # In steps of 16, which kernels like; not under 8, which the recipe does not take.
-            narrow_ffn = options.ffn or min(ffn, max(16, round(share * ffn * slim / width / 16) * 16))
-            for depth in depths:
-                cost = (len(depth) if isinstance(depth, list) else depth) * slim * (4 * slim + 2 * narrow_ffn)
-                chosen = {"layers": depth, "width": slim, "ffn": narrow_ffn, "heads": which_heads(slim, options.heads, width, heads)}
-                ladder[cost] = options.model_copy(update={"family": "transformer", **chosen})
+    for depth, of_width, of_ffn in LADDER:
+        slim = options.width or max(1, round(of_width * heads)) * (width // heads)
+        deep = min(depth, layers) if options.layers is None else options.layers
+        # In steps of 16, which kernels like; not under 8, which the recipe does not take.
+        narrow_ffn = options.ffn or min(ffn, max(16, round(of_ffn * ffn * slim / width / 16) * 16))
+        cost = (len(deep) if isinstance(deep, list) else deep) * slim * (4 * slim + 2 * narrow_ffn)
+        size = {"layers": deep, "width": slim, "ffn": narrow_ffn, "heads": which_heads(slim, options.heads, width, heads)}
+        # What is as in the source stays unsaid: such a student is a plain cut, and has that one's key.
+        as_it_is = {"width": width, "ffn": ffn, "heads": heads}
+        ladder[cost] = options.model_copy(
+            update={"family": "transformer", **{name: None if as_it_is.get(name) == value else value for name, value in size.items()}}
+        )
     return [ladder[cost] for cost in sorted(ladder)]
 
 
