@@ -250,7 +250,7 @@ def test_ladders_are_complete_and_keep_what_is_fixed(family: ModuleType, teacher
     """A candidate that its own family refuses, two alike, or one that changes what the user fixed."""
     facts = {"layers": 6, "width": 384, "heads": 12, "ffn": 1536}
     ladder = family.sizes(Student(max_tokens=40), facts)
-    assert len(ladder) >= 4 and len({one.model_dump_json() for one in ladder}) == len(ladder)
+    assert len(ladder) >= 2 and len({one.model_dump_json() for one in ladder}) == len(ladder)
     assert all(unknown_options(one, one.family) == "" and one.max_tokens == 40 for one in ladder)
     assert {one.width for one in family.sizes(Student(width=96), facts)} == {96}
     small = [family.sizes(Student(), {"layers": 2, "width": 64, "heads": 4, "ffn": 128})[place] for place in (0, -1)]
