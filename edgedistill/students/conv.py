@@ -20,6 +20,7 @@ from edgedistill.token_vectors import counts, token_vectors
 ABOUT = "convolutions over sub-word embeddings that start from the teacher's; tens of microseconds an answer"
 OPTIONS = frozenset({"layers", "width", "channels", "kernel", "head", "vocabulary"})
 WIDTH, CHANNELS, KERNEL, HEAD = 128, 256, 3, 0
+PAIRS = 0.3  # a pair begins as noise that must not drown the tokens: this share of a token's spread
 
 
 def start(source: Path, out: Path, options: Student, texts: Sequence[str], classes: list[str], task: str, seed: int) -> dict[str, Any]:
@@ -75,6 +76,8 @@ def start_small(
     student = model_class(task).from_config(config)
     with torch.no_grad():
         student.get_input_embeddings().weight.copy_(table)
+        if getattr(config, "ngrams", 0):
+            student.base_model.pairs.weight.mul_(PAIRS)
     save(student, cut.tokenizer, out)
     return {
         "architecture": config.model_type,
