@@ -161,7 +161,9 @@ class Student(Section):
     heads: int | None = Field(None, ge=1, description="transformer: attention heads of each layer, pruned by importance; else as it was")
     channels: int | None = Field(None, ge=16, le=4096, description="conv: features that each convolution gives; else 256")
     kernel: int | None = Field(None, ge=1, le=15, description="conv: tokens that a convolution looks at, odd; else 3")
-    ngrams: int | None = Field(None, ge=0, le=1_000_000, description="static: rows of the table of hashed pairs of tokens; 0 for none")
+    ngrams: int | None = Field(
+        None, ge=0, le=1_000_000, description="static: rows of the table of hashed pairs of tokens; 0 for none; else 16384"
+    )
     head: int | None = Field(None, ge=0, le=4096, description="conv, static: hidden width of the classifier; 0 for a linear one")
     vocabulary: Literal["task", "full"] = Field("task", description="task keeps the tokens that the data can produce")
     max_tokens: int = Field(128, ge=8, le=8192, description="longer inputs are cut off, tokens")
