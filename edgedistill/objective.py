@@ -77,7 +77,7 @@ class Objective(torch.nn.Module):
         self._attach(columns)
         self._judged_at = max(FIRST_LOOK, steps // 4) if steps is not None else None
         self._step, self._window, self._last = 0, [0.0, 0.0], [0.0] * len(self.terms)
-        known = {name: torch.from_numpy(values) for name, values in columns.items() if name != EMBEDDING}
+        known = {name: torch.from_numpy(values) for name, values in columns.items() if name != EMBEDDING and values.dtype != object}
         for term in self.terms:
             if term.constant is not None and "teacher_logits" in known:
                 term.answer = term.constant(known, term.options)
