@@ -12,8 +12,9 @@ from typing import Any, Literal, Protocol
 from edgedistill import plugins
 from edgedistill.budget import Budget
 from edgedistill.errors import InputError, missing_extra
-from edgedistill.recipe import Recipe, Transfer
+from edgedistill.recipe import Recipe, Student, Transfer
 from edgedistill.report import Report, read_report
+from edgedistill.search import Candidate, ladder, name_of, search
 from edgedistill.sources import Source, home, resolve
 from edgedistill.stages import (
     ask,
@@ -26,8 +27,10 @@ from edgedistill.stages import (
     foretell,
     page,
     prepare,
+    probe,
     quantize,
     select,
+    start,
     teach,
     transfer,
 )
@@ -94,28 +97,18 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
     embedded = make(embed.EMBED, embed.Params(tokens, precision, recipe.seed), prepared=prepared, transfer=texts, model=model)
     covered = make(coverage.COVERAGE, coverage.Params(recipe.seed), embedded=embedded, transfer=texts)
 
-    start = _source(recipe, "student.start", cache) if recipe.student.start else teacher
-    runs: list[distill.Run] = ["distilled", "labels", "train_rows"] if recipe.distill.control else ["distilled"]
-    students = {
-        run: make(
-            distill.DISTILL,
-            distill.Params(run, recipe.student, recipe.distill, recipe.task, precision, recipe.seed),
-            prepared=prepared,
-            transfer=texts,
-            labels=labels,
-            source=start,
-        )
-        for run in runs
-    }
+    base = _Base(make, recipe, cache, precision, prepared, texts, labels, teacher)
+    chosen, record = _search(base, targets, model) if recipe.student.family == "auto" else _as_asked(base, targets)
     if until == "distill":
-        return [Built(target, {"prepare": prepared, "distill": students["distilled"]}) for target in targets]
+        return [Built(target, {"prepare": prepared, "distill": chosen[target.name].finished}) for target in targets]
 
-    exported: Callable[[Keyed, str], Artifact] = lambda model, format: make(  # noqa: E731
-        export.EXPORT, export.Params(format, tokens), prepared=prepared, model=model
-    )
     built = []
     for target in targets:
-        graphs = {"teacher": exported(teacher, target.format)} | {run: exported(students[run], target.format) for run in runs}
+        students = {"distilled": chosen[target.name].finished}
+        for run in ("labels", "train_rows") if recipe.distill.control else ():
+            students[run] = base.trained(chosen[target.name].student, chosen[target.name].start, run)
+        graphs = {"teacher": base.exported(teacher, target.format)}
+        graphs |= {run: base.exported(student, target.format) for run, student in students.items()}
         results = {"prepare": prepared, "transfer": texts, "teacher": teacher, "export": graphs["distilled"]} | students
         budget = recipe.budget.over(target.budget)
         binaries = {
@@ -163,7 +156,7 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
             )
             results["page"] = make(
                 page.PAGE,
-                page.Params(lineage, tuple(binaries)),
+                page.Params(lineage, tuple(binaries), record),
                 prepared=prepared,
                 transfer=texts,
                 teacher=teacher,
@@ -175,6 +168,83 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
             )
         built.append(Built(target, results))
     return built
+
+
+# --- students ---------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Base:
+    """What all students of a build have in common, and what can be done to one."""
+
+    make: Make
+    recipe: Recipe
+    cache: Path
+    precision: str
+    prepared: Artifact
+    texts: Artifact
+    labels: Artifact
+    teacher: Artifact
+
+    @property
+    def held_out(self) -> float:
+        """A search judges its candidates on rows that no student of it is trained on; where nothing is chosen, nothing is held out."""
+        return self.recipe.search.held_out if self.recipe.student.family == "auto" else 0.0
+
+    def started(self, student: Student) -> Artifact:
+        spec = student.start or self.recipe.student.start
+        source = resolve(spec, folder=self.recipe.folder, cache=self.cache / "sources", where="student.start") if spec else self.teacher
+        params = start.Params(student, self.recipe.task, self.recipe.seed)
+        return self.make(start.START, params, prepared=self.prepared, transfer=self.texts, source=source)
+
+    def trained(self, student: Student, weights: Keyed, run: distill.Run = "distilled", share: float = 1.0) -> Artifact:
+        recipe = self.recipe
+        params = distill.Params(run, student, recipe.distill, recipe.task, self.precision, recipe.seed, share, self.held_out)
+        return self.make(distill.DISTILL, params, prepared=self.prepared, transfer=self.texts, labels=self.labels, start=weights)
+
+    def exported(self, model: Keyed, format: str) -> Artifact:
+        return self.make(export.EXPORT, export.Params(format, self.recipe.student.max_tokens), prepared=self.prepared, model=model)
+
+    def probed(self, graphs: Keyed, target: Target) -> Artifact:
+        device = target.model_dump(mode="json", exclude={"budget"})  # another budget is no reason to measure again
+        params = probe.Params(self.recipe.task, device, self.recipe.student.max_tokens, benchmark.this_machine(), self.recipe.seed)
+        return self.make(probe.PROBE, params, prepared=self.prepared, transfer=self.texts, graphs=graphs)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The student of a target: its size, its weights before training, and after."""
+
+    student: Student
+    start: Artifact
+    finished: Artifact
+
+
+def _as_asked(base: _Base, targets: Sequence[Target]) -> tuple[dict[str, _Chosen], None]:
+    """The one student that the recipe describes, for every target."""
+    student = base.recipe.student
+    begin = base.started(student)
+    one = _Chosen(student, begin, base.trained(student, begin))
+    return {target.name: one for target in targets}, None
+
+
+def _search(base: _Base, targets: Sequence[Target], model: Source) -> tuple[dict[str, _Chosen], dict[str, Any]]:
+    """The cheapest student for each target that keeps the answers, and the record of how it was found."""
+    candidates = []
+    for student in ladder(base.recipe, model.path):
+        begin = base.started(student)
+        candidates.append(Candidate(name_of(student), student, begin, base.exported(begin, targets[0].format)))
+    facts = base.teacher.path / "facts.json"
+    found = search(
+        base.recipe,
+        targets,
+        candidates,
+        probed=lambda candidate, target: base.probed(candidate.graphs, target),
+        trained=lambda candidate, share, weights: base.trained(candidate.student, weights, share=share),
+        teacher_score=json.loads(facts.read_text())["accuracy"] if facts.is_file() else 1.0,
+    )
+    chosen = {name: _Chosen(candidate.student, candidate.start, found.students[name]) for name, candidate in found.candidates.items()}
+    return chosen, found.record
 
 
 # --- compile and plan -----------------------------------------------------------------------------------------------------------------

@@ -116,15 +116,47 @@ class Transfer(Section):
     )
 
 
+SIZES = frozenset({"layers", "ffn"})  # what only a student of a stated family can have
+
+
 class Student(Section):
     """`[student]`: what the student can be. May be left out."""
 
-    family: str = Field("auto", description="a file in students/, or auto")
+    family: str = Field(
+        "auto", description="a file in students/; auto searches all families and sizes for the cheapest that keeps the answers"
+    )
     start: str | None = Field(None, description="source of another encoder to cut; else the student is cut from the teacher")
     layers: int | list[int] | None = Field(None, description="how many layers to keep, or which (from 0); else as the family thinks best")
     ffn: int | None = Field(None, ge=8, description="width of the feed-forward part of each layer, pruned by importance; else as it was")
     vocabulary: Literal["task", "full"] = Field("task", description="task keeps the tokens that the data can produce")
     max_tokens: int = Field(128, ge=8, le=8192, description="longer inputs are cut off, tokens")
+
+
+class Search(Section):
+    """`[search]`: where student.family = "auto" looks. May be left out."""
+
+    families: list[str] = Field(default_factory=list, description="files in students/ to look into; else all of them")
+    students: list[Student] = Field(default_factory=list, description="the candidates themselves, instead of each family's own sizes")
+    held_out: float = Field(
+        0.1,
+        gt=0,
+        le=0.5,
+        description="share of the training rows that candidates are judged on, and no student is trained on; at most 1,000",
+    )
+
+    @field_validator("families")
+    @classmethod
+    def _families_exist(cls, families: list[str]) -> list[str]:
+        return [_existing("students", family) for family in families]
+
+    @field_validator("students")
+    @classmethod
+    def _candidates_are_whole(cls, students: list[Student]) -> list[Student]:
+        for student in students:
+            if student.family == "auto":
+                raise ValueError('a candidate needs its family, such as family = "transformer"')
+            _existing("students", student.family)
+        return students
 
 
 class Distill(Section):
@@ -171,6 +203,7 @@ class Recipe(Section):
     teacher: Teacher
     transfer: Transfer = Field(default_factory=Transfer)
     student: Student = Field(default_factory=Student)
+    search: Search = Field(default_factory=Search)
     distill: Distill = Field(default_factory=Distill)
     compile: Compile
     budget: Budget = Field(default_factory=Budget, description="over the target's own")
@@ -198,6 +231,10 @@ class Recipe(Section):
     def _family_exists(cls, student: Student) -> Student:
         if student.family != "auto":
             _existing("students", student.family)
+        elif sized := [key for key in student.model_fields_set if key in SIZES]:
+            raise ValueError(
+                f'{" and ".join(sorted(sized))} fix a size, so the family must be said too: write family = "transformer" under [student]'
+            )
         return student
 
     @field_validator("transfer")

@@ -58,7 +58,11 @@ def test_all_problems_at_once(recipe_file: Write) -> None:
             'distill.losses: soft_target: temprature: unknown key. Did you mean "temperature"?',
         ),
         ("steps         = 60", "steps = 60\nlosses = [{weight = 1.0}]", "distill.losses: each loss needs its kind"),
-        ("layers     = 2", 'family = "transfomer"', 'student: there is no student called "transfomer". Did you mean "transformer"?'),
+        (
+            'family     = "transformer"',
+            'family = "transfomer"',
+            'student: there is no student called "transfomer". Did you mean "transformer"?',
+        ),
         ("accuracy_drop = 0.5", "accuracy_drop = 2", "budget.accuracy_drop: input should be less than 1, got 2"),
         ("accuracy_drop = 0.5", 'p90_ms = "20 ms"', "budget.p90_ms: input should be a valid number, got '20 ms'"),
         ('targets = ["laptop-x86"]', "targets = []", "compile.targets: list should have at least 1 item"),

@@ -25,32 +25,39 @@ from edgedistill.recipe import Distill, Student
 from edgedistill.stages.teach import read_labels
 from edgedistill.store import Stage, plain
 from edgedistill.tables import Rows, make_rows, read_rows
-from edgedistill.training import Schedule, train
+from edgedistill.training import Schedule, pad, train
 
 Run = Literal["distilled", "labels", "train_rows"]
-DEFAULT_FAMILY = "transformer"  # what family = "auto" stands for until there is a search
+MOST_HELD_OUT = 1000  # rows: enough to tell candidates apart, few enough to be spared
 
 
 @dataclass(frozen=True)
 class Params:
+    """share: of the steps that the recipe asks for. held_out: share of the training rows that are left out and answered at the end."""
+
     run: Run
     student: Student
     distill: Distill
     task: str
     precision: str
     seed: int
+    share: float = 1.0
+    held_out: float = 0.0
 
 
-def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Path, source: Path) -> None:
-    """Writes `model/` (a Hugging Face folder) and `facts.json`. source: the teacher's artifact, or a model folder to start from."""
-    inputs = {"prepared": prepared, "transfer": transfer, "labels": labels, "source": source}
+def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Path, start: Path) -> None:
+    """Writes `model/` (a Hugging Face folder), `facts.json` and, when rows are held out, `held_out.json` (how each was answered).
+
+    start: the student's weights to begin with: an untrained student, or one that was trained for a part of the steps.
+    """
+    inputs = {"prepared": prepared, "transfer": transfer, "labels": labels, "start": start}
     if params.distill.processes > 1:
         _in_processes(out, params, inputs)
     else:
         _learn(out, params, **inputs)
 
 
-def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Path, source: Path) -> None:
+def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Path, start: Path) -> None:
     """One process's part. Every process does the same; the Trainer divides the rows, and rank 0 writes."""
     from torch import distributed
 
@@ -58,26 +65,20 @@ def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels:
     task = plugins.find("tasks", params.task)
     rows = read_rows(transfer / "transfer.parquet")
     first = not distributed.is_initialized() or distributed.get_rank() == 0
-    start = out / "checkpoints" / "start"
-    if first and not (start / "facts.json").is_file():
-        family = plugins.find("students", DEFAULT_FAMILY if params.student.family == "auto" else params.student.family)
-        folder = source / "model" if (source / "model").is_dir() else source
-        start.mkdir(parents=True, exist_ok=True)
-        facts = family.start(folder, start, params.student, rows.texts, classes, task.HUB_TASK, params.seed)
-        (start / "facts.json").write_text(json.dumps(facts))
-    if distributed.is_initialized():
-        distributed.barrier()
-    student = load_model(start, task.HUB_TASK, classes, dtype="float32")
-    tokenizer = load_tokenizer(start, params.student.max_tokens)
+    student = load_model(start / "model", task.HUB_TASK, classes, dtype="float32")
+    tokenizer = load_tokenizer(start / "model", params.student.max_tokens)
 
     # What the runs differ in: the rows and the losses. The step count is the same for all and follows from the transfer set.
     losses = params.distill.losses if params.run != "labels" else [{"kind": "hard_label", "weight": 1.0}]
     rows_a_step = params.distill.batch_size * params.distill.processes
     steps = params.distill.steps or max(1, round(params.distill.epochs * len(rows.texts) / rows_a_step))
+    steps = max(1, round(params.share * steps))
     if params.run == "labels":
         rows = _with_gold(prepared, transfer)
+    aside = held_out(rows, params.held_out)
     labelled = [place for place, label in enumerate(rows.labels) if label >= 0]
     places = labelled if params.run != "distilled" else _with_real_rows(len(rows.texts), transfer, params.distill.real_rows)
+    places = [place for place in places if place not in aside]
     texts = [rows.texts[place] for place in places]
     columns: dict[str, npt.NDArray[Any]] = {
         "labels": rows.labels[places].astype(np.int64),
@@ -106,8 +107,10 @@ def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels:
     )
     if first:
         facts = json.loads((start / "facts.json").read_text())
+        if aside:
+            _answer_held_out(out / "held_out.json", student, tokenizer, rows, sorted(aside))
         facts |= {"run": params.run, "steps": steps, "batch_size": rows_a_step, "rows": len(texts), "losses": losses}
-        save(student, load_tokenizer(start), out / "model")
+        save(student, load_tokenizer(start / "model"), out / "model")
         (out / "facts.json").write_text(json.dumps(facts, indent=1))
 
 
@@ -117,6 +120,25 @@ def _with_gold(prepared: Path, transfer: Path) -> Rows:
     held = set(read_rows(transfer / "held_out.parquet").keys) if (transfer / "held_out.parquet").is_file() else set()
     places = [place for place, key in enumerate(train.keys) if key not in held]
     return make_rows([train.texts[place] for place in places], train.labels[places])
+
+
+def held_out(rows: Rows, share: float) -> set[int]:
+    """Places of the labelled rows that are kept aside: the same ones for every student, drawn by the hash of the text."""
+    labelled = sorted((rows.keys[place], place) for place, label in enumerate(rows.labels) if label >= 0)
+    return {place for _, place in labelled[: min(MOST_HELD_OUT, round(share * len(labelled)))]}
+
+
+def _answer_held_out(file: Path, student: Any, tokenizer: Any, rows: Rows, places: list[int]) -> None:
+    import torch
+
+    right = []
+    with torch.inference_mode():
+        for begin in range(0, len(places), 64):
+            part = places[begin : begin + 64]
+            ids = [encoding.ids for encoding in tokenizer.encode_batch([rows.texts[place] for place in part])]
+            batch = {name: torch.from_numpy(values) for name, values in pad(ids, student.config.pad_token_id or 0).items()}
+            right += (student(**batch).logits.argmax(dim=-1).numpy() == rows.labels[part]).tolist()
+    file.write_text(json.dumps({"gained": list(map(float, right)), "possible": [1.0] * len(right)}))
 
 
 def _with_real_rows(count: int, transfer: Path, times: int) -> list[int]:
@@ -190,7 +212,7 @@ def _process() -> None:
     distributed.destroy_process_group()
 
 
-DISTILL = Stage("distill", 3, run, ("torch", "transformers", "accelerate", "tokenizers"))
+DISTILL = Stage("distill", 4, run, ("torch", "transformers", "accelerate", "tokenizers"))
 
 if __name__ == "__main__":
     _process()

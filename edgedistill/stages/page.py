@@ -48,8 +48,11 @@ SHORT_LIMITS = {"p90_ms": "p90", "size_mb": "size", "peak_mb": "memory", "accura
 
 @dataclass(frozen=True)
 class Params:
+    """search: what the search of the student looked at, as `search.search` records it; None when the recipe names the student."""
+
     lineage: dict[str, Any]
     schemes: tuple[str, ...]
+    search: dict[str, Any] | None = None
 
 
 def run(
@@ -67,6 +70,7 @@ def run(
     """Writes `report.html` and `details.json`. parts: `run_{run}` of each student, `quantized_{scheme}` of each binary."""
     details = {
         "lineage": params.lineage,
+        "search": params.search,
         "card": _json(prepared / "card.json"),
         "transfer": _json(transfer / "facts.json"),
         "teacher": _json(teacher / "facts.json"),

@@ -117,6 +117,11 @@ def _log_softmax(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
+def calibration_batches(rows: Rows, graphs: Path, max_tokens: int, count: int, seed: int) -> list[dict[str, npt.NDArray[Any]]]:
+    """`count` rows drawn from the transfer set, as the graph's inputs."""
+    return _batches(rows, np.random.default_rng(seed).permutation(len(rows.texts))[:count], graphs, max_tokens)
+
+
 def _batches(rows: Rows, places: Sequence[int] | npt.NDArray[Any], graphs: Path, max_tokens: int) -> list[dict[str, npt.NDArray[Any]]]:
     """Real rows as the graph's inputs, like lengths together."""
     from tokenizers import Tokenizer

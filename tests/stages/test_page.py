@@ -106,7 +106,8 @@ def some_details() -> dict[str, Any]:
                      "rounds": [{"calls": 300, "doubt": None}, {"calls": 600, "doubt": 0.9, "doubt_of_pool": 0.4}],
                      "quotas": [{"name": "typos", "asked": 0.1, "rows": 20, "share": 0.004, "reached": False}]},
         "coverage": {
-            "space": "a space", "traffic": "traffic file", "traffic_texts": 500, "transfer_texts": 5000, "traffic_looked_at": 500, "transfer_looked_at": 5000,
+            "space": "a space", "traffic": "traffic file", "traffic_texts": 500, "transfer_texts": 5000,
+            "traffic_looked_at": 500, "transfer_looked_at": 5000,
             "coverage": some_figure(0.9), "coverage_of_held_out": some_figure(0.8), "held_out_rows": 30, "coverage_expected": 0.99,
             "distance": {**some_figure(0.02), "chance": 0.01},
             "clusters": [{"name": f"refund, {EVIL}", "rows": 60, "coverage": some_figure(0.5), "traffic_share": some_figure(0.1),
