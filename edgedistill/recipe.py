@@ -82,6 +82,33 @@ class Teacher(Section):
     )
 
 
+class Member(Teacher):
+    """A teacher among several."""
+
+    weight: float = Field(1.0, gt=0, description="how much its answers count among several teachers")
+
+
+Rule = Literal["weighted", "confidence"]
+
+
+class Teachers(Member):
+    """`[teacher]`, and `[[teacher.also]]` for more of them: their soft labels are combined into one set."""
+
+    also: list[Member] = Field(
+        default_factory=list, description="further teachers, each with model, license and weight; the first one leads"
+    )
+    combine: Rule = Field("weighted", description="several teachers: by weight alone, or also by how sure each is of the row")
+
+    def members(self) -> list[tuple[str, Member]]:
+        """Every teacher with its key in the recipe."""
+        return [("teacher", self), *((f"teacher.also[{place}]", member) for place, member in enumerate(self.also))]
+
+
+def alone(member: Teacher, calls: int | None = None) -> Teacher:
+    """A member without what concerns the others, so that its own results do not depend on them. A budget of calls makes no other teacher."""
+    return Teacher(**{name: getattr(member, name) for name in Teacher.model_fields} | {"calls": calls})
+
+
 Method = Literal["delete", "replace", "similar", "recombine", "typo", "case"]
 
 
@@ -101,12 +128,12 @@ class Transfer(Section):
         default_factory=dict,
         description="least share of the transfer set that a slice gets: a built-in one, or a regular expression of data.slices",
     )
-    held_out: float = Field(
-        0.05,
+    held_out: float | None = Field(
+        None,
         ge=0,
         le=0.5,
-        description="share of the real texts (of the traffic, else of the training rows; 1,000 at most) that no student learns from: "
-        "they foretell which inputs the student will get wrong",
+        description="share of the real texts (of the traffic, else of the training rows; 1,000 at most) that no student learns from: they foretell "
+        "which inputs the student will get wrong, and a search judges its candidates on them; else 0.05, and 0.1 for a search",
     )
     pool: float | None = Field(
         None, ge=1, le=1000, description="with teacher.calls: texts to choose from, in multiples of the training rows; else growth"
@@ -114,9 +141,6 @@ class Transfer(Section):
     choose: Literal["active", "random"] = Field(
         "active", description="with teacher.calls: where a quick student is unsure, or at random, which is what active must beat"
     )
-
-
-SIZES = frozenset({"layers", "ffn"})  # what only a student of a stated family can have
 
 
 class Student(Section):
@@ -128,6 +152,17 @@ class Student(Section):
     start: str | None = Field(None, description="source of another encoder to cut; else the student is cut from the teacher")
     layers: int | list[int] | None = Field(None, description="how many layers to keep, or which (from 0); else as the family thinks best")
     ffn: int | None = Field(None, ge=8, description="width of the feed-forward part of each layer, pruned by importance; else as it was")
+    width: int | None = Field(
+        None,
+        ge=16,
+        le=4096,
+        description="transformer: width of the layers, projected; conv, static: width of the token table; else as usual",
+    )
+    heads: int | None = Field(None, ge=1, description="transformer: attention heads of each layer, pruned by importance; else as it was")
+    channels: int | None = Field(None, ge=16, le=4096, description="conv: features that each convolution gives; else 256")
+    kernel: int | None = Field(None, ge=1, le=15, description="conv: tokens that a convolution looks at, odd; else 3")
+    ngrams: int | None = Field(None, ge=0, le=1_000_000, description="static: rows of the table of hashed pairs of tokens; 0 for none")
+    head: int | None = Field(None, ge=0, le=4096, description="conv, static: hidden width of the classifier; 0 for a linear one")
     vocabulary: Literal["task", "full"] = Field("task", description="task keeps the tokens that the data can produce")
     max_tokens: int = Field(128, ge=8, le=8192, description="longer inputs are cut off, tokens")
 
@@ -137,12 +172,6 @@ class Search(Section):
 
     families: list[str] = Field(default_factory=list, description="files in students/ to look into; else all of them")
     students: list[Student] = Field(default_factory=list, description="the candidates themselves, instead of each family's own sizes")
-    held_out: float = Field(
-        0.1,
-        gt=0,
-        le=0.5,
-        description="share of the training rows that candidates are judged on, and no student is trained on; at most 1,000",
-    )
 
     @field_validator("families")
     @classmethod
@@ -156,6 +185,8 @@ class Search(Section):
             if student.family == "auto":
                 raise ValueError('a candidate needs its family, such as family = "transformer"')
             _existing("students", student.family)
+            if unknown := unknown_options(student, student.family):
+                raise ValueError(unknown)
         return students
 
 
@@ -170,12 +201,18 @@ class Distill(Section):
     )
     steps: int | None = Field(None, gt=0, description="optimizer steps; else `epochs` over the transfer set")
     epochs: float = Field(3, gt=0, description="passes over the transfer set")
-    learning_rate: float = Field(5e-4, gt=0, description="peak learning rate of AdamW")
+    learning_rate: float | None = Field(
+        None, gt=0, description="peak learning rate of AdamW; else the family's own: transformer 0.0005, conv and static 0.002"
+    )
     batch_size: int = Field(64, gt=0, description="rows a step and process")
     real_rows: int = Field(1, ge=1, le=50, description="how often a training or traffic row stands in a pass, a grown text standing once")
     dropout: bool = Field(True, description="keep the dropout of the model that the student is cut from")
     average: float = Field(
         0.995, ge=0, lt=1, description="the running average of the weights is kept, with this decay a step; 0 keeps the last ones"
+    )
+    rounds: int = Field(1, ge=1, le=10, description="self-distillation: in each further round the last student teaches the next")
+    round_teacher: Literal["average", "student"] = Field(
+        "average", description="who teaches a further round: teacher and last student, averaged, or the last student alone"
     )
     control: bool = Field(True, description="train the control students that prove the gain")
     processes: int = Field(1, gt=0, description="training processes on this machine")
@@ -200,7 +237,7 @@ class Recipe(Section):
     task: str = Field(description="a file in tasks/")
     seed: int = Field(0, ge=0, description="seed of every random choice")
     data: Data
-    teacher: Teacher
+    teacher: Teachers
     transfer: Transfer = Field(default_factory=Transfer)
     student: Student = Field(default_factory=Student)
     search: Search = Field(default_factory=Search)
@@ -222,8 +259,9 @@ class Recipe(Section):
 
     @field_validator("teacher")
     @classmethod
-    def _teacher_exists(cls, teacher: Teacher) -> Teacher:
-        _existing("teachers", teacher.kind)
+    def _teacher_exists(cls, teacher: Teachers) -> Teachers:
+        for _, member in teacher.members():
+            _existing("teachers", member.kind)
         return teacher
 
     @field_validator("student")
@@ -231,9 +269,12 @@ class Recipe(Section):
     def _family_exists(cls, student: Student) -> Student:
         if student.family != "auto":
             _existing("students", student.family)
-        elif sized := [key for key in student.model_fields_set if key in SIZES]:
+            unknown = unknown_options(student, student.family)
+            if unknown:
+                raise ValueError(unknown)
+        elif sized := sorted(student.model_fields_set - ANY_FAMILY - {"vocabulary"}):
             raise ValueError(
-                f'{" and ".join(sorted(sized))} fix a size, so the family must be said too: write family = "transformer" under [student]'
+                f'{" and ".join(sized)} fix a size, so the family must be said too: write family = "transformer" under [student]'
             )
         return student
 
@@ -248,6 +289,23 @@ class Recipe(Section):
                 "pool says what to choose from, and nothing says how many to choose. Write calls = … under [teacher], or leave pool out."
             )
         return transfer
+
+
+ANY_FAMILY = frozenset({"family", "start", "max_tokens"})  # what every family of students takes
+
+
+def unknown_options(student: Student, family: str) -> str:
+    """What is wrong with options that `family` does not know, and what to write instead; nothing when it knows them all."""
+    known = getattr(plugins.find("students", family), "OPTIONS", None)
+    given = [name for name, value in student if value != Student.model_fields[name].default and name not in ANY_FAMILY]
+    unknown = [name for name in given if known is not None and name not in known]
+    if not unknown:
+        return ""
+    others = [name for name in plugins.names("students") if unknown[0] in getattr(plugins.find("students", name), "OPTIONS", ())]
+    return (
+        f'student.{unknown[0]} is no option of the family "{family}", which has {", ".join(sorted(known or ()))}. '
+        f'Leave it out, or write family = "{others[0]}".'
+    )
 
 
 def read_recipe(path: Path) -> Recipe:

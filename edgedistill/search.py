@@ -8,7 +8,8 @@ Four steps, each made of results in the store, so that a killed search goes on a
    inferior stays. A student is inferior when another costs less on every target and is better, with the 95 % interval of the paired difference
    clear of zero.
 3. **Climb.** For each target, the cheapest candidate that may still reach the bar is trained to the end; when it misses, the next dearer one. The bar is
-   the budget's `accuracy_drop` under the teacher, on rows that the search holds out.
+   the budget's `accuracy_drop` under the teacher, on texts that are held out of the transfer set, with all that was grown from them. The teacher's
+   own figure is its held-out accuracy; for traffic, which nobody labelled, answers are held against the teacher's and the bar is strict.
 4. The student that the climb ends at goes on through quantize, benchmark and select, which judge it on the test rows. No test row is looked at here.
 
 One search serves all targets: candidates, trials and finished students are shared, each target only climbs its own order of costs.
@@ -28,6 +29,7 @@ import numpy.typing as npt
 from edgedistill import plugins
 from edgedistill.budget import Budget
 from edgedistill.errors import SearchError
+from edgedistill.models import sizes_of
 from edgedistill.recipe import Recipe, Student
 from edgedistill.report import mean_figure
 from edgedistill.stages import probe
@@ -258,7 +260,10 @@ def _entry(candidate: Candidate, finished: Artifact | None) -> dict[str, Any]:
 
 
 def ladder(recipe: Recipe, model: Path) -> list[Student]:
-    """The candidates, cheapest family first: those of the recipe, else the sizes that each family offers. model: the teacher as it was given."""
+    """The candidates, cheapest family first: those of the recipe, else the sizes that each family offers.
+
+    model: the folder that students start from. Its family's sizes are read from config.json, under the names that most encoders use.
+    """
     if recipe.search.students:
         common = {"max_tokens": recipe.student.max_tokens, "start": recipe.student.start}
         return [
@@ -266,8 +271,9 @@ def ladder(recipe: Recipe, model: Path) -> list[Student]:
             for student in recipe.search.students
         ]
     found: list[Student] = []
-    for family in recipe.search.families or plugins.names("students"):
-        found += plugins.find("students", family).sizes(recipe.student.model_copy(update={"family": family}), model)
+    facts = sizes_of(model)
+    for family in recipe.search.families or ("static", "conv", "transformer"):
+        found += plugins.find("students", family).sizes(recipe.student.model_copy(update={"family": family}), facts)
     return found
 
 

@@ -54,7 +54,7 @@ def train(
     model: Any,
     tokens: Sequence[Sequence[int]],
     columns: Mapping[str, np.ndarray],
-    loss: Loss,
+    loss: Loss | None,
     schedule: Schedule,
     *,
     pad_id: int,
@@ -64,7 +64,7 @@ def train(
     """Train `model` in place. Goes on from the newest checkpoint under `checkpoints` when there is one.
 
     tokens: token ids of each row. columns: what the loss reads beside the model's outputs, one entry a row.
-    loss: (outputs, batch) → scalar tensor. label: what the progress is called.
+    loss: (outputs, batch) → scalar tensor; None when the model takes the whole batch and gives the scalar itself. label: what the progress is called.
     """
     import torch
     from safetensors.torch import load_file, save_file
@@ -88,8 +88,11 @@ def train(
 
     class Learner(Trainer):  # type: ignore[misc]
         def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
-            outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-            value = loss(outputs, inputs)
+            if loss is None:
+                outputs = value = model(**inputs)
+            else:
+                outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+                value = loss(outputs, inputs)
             return (value, outputs) if return_outputs else value
 
     class Progress(TrainerCallback):  # type: ignore[misc]

@@ -14,7 +14,7 @@ from edgedistill.errors import MissingExtraError, RecipeError
 CONTRACT = {
     "tasks": ["HUB_TASK", "answer", "probabilities"],
     "teachers": ["has_head", "adopt", "fine_tune", "logits"],
-    "students": ["ABOUT", "start"],
+    "students": ["ABOUT", "LEARNING_RATE", "OPTIONS", "start", "sizes"],
     "losses": ["Options", "NEEDS", "loss"],
     "exporters": ["FORMAT", "export"],
     "quantizers": ["FORMAT", "ABOUT", "quantize", "layers"],

@@ -20,8 +20,10 @@ class Options(Section):
 
 
 def loss(outputs: Any, batch: dict[str, Any], options: Options) -> Any:
-    """Mean of -log p(label) over the labelled rows; 0 when the batch has none. logits: float [rows, classes], labels: int64 [rows]."""
+    """Mean of -log p(label) over what is labelled; 0 when the batch has none. logits: float [..., classes], labels: int64 [...]."""
     from torch.nn.functional import cross_entropy
 
-    total = cross_entropy(outputs.logits.float(), batch["labels"], ignore_index=-1, reduction="sum")
-    return total / (batch["labels"] >= 0).sum().clamp(min=1)
+    labels = batch["labels"].reshape(-1)
+    logits = outputs.logits.float().reshape(-1, outputs.logits.shape[-1])
+    total = cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
+    return total / (labels >= 0).sum().clamp(min=1)

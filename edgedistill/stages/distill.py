@@ -18,22 +18,23 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill import plugins
-from edgedistill.errors import StageError
-from edgedistill.models import load_model, load_tokenizer, save
+from edgedistill.errors import RecipeError, StageError
+from edgedistill.features import EMBEDDING, TOKEN_LEVEL, needs_of
+from edgedistill.models import check_folder, check_ids, load_model, load_tokenizer, same_ids, save
 from edgedistill.progress import tick
 from edgedistill.recipe import Distill, Student
-from edgedistill.stages.teach import read_labels
+from edgedistill.stages.teach import read_embeddings, read_labels
 from edgedistill.store import Stage, plain
 from edgedistill.tables import Rows, make_rows, read_rows
 from edgedistill.training import Schedule, pad, train
 
 Run = Literal["distilled", "labels", "train_rows"]
-MOST_HELD_OUT = 1000  # rows: enough to tell candidates apart, few enough to be spared
+SENTENCE_LEVEL = 'Take losses of whole texts instead: "soft_target", "similarity_preserving", "distance_angle" or "in_batch_ranking".'
 
 
 @dataclass(frozen=True)
 class Params:
-    """share: of the steps that the recipe asks for. held_out: share of the training rows that are left out and answered at the end."""
+    """share: of the steps that the recipe asks for; a trial of a search takes a part of them."""
 
     run: Run
     student: Student
@@ -42,24 +43,26 @@ class Params:
     precision: str
     seed: int
     share: float = 1.0
-    held_out: float = 0.0
 
 
-def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Path, start: Path) -> None:
-    """Writes `model/` (a Hugging Face folder), `facts.json` and, when rows are held out, `held_out.json` (how each was answered).
+def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Path, start: Path, teacher: Path | None = None) -> None:
+    """Writes `model/` (a Hugging Face folder), `facts.json` and `held_out.json` (how it answers the held-out texts).
 
     start: the student's weights to begin with: an untrained student, or one that was trained for a part of the steps.
+    teacher: its artifact, given when a loss looks inside it while the student learns.
     """
-    inputs = {"prepared": prepared, "transfer": transfer, "labels": labels, "start": start}
+    inputs = {"prepared": prepared, "transfer": transfer, "labels": labels, "start": start} | ({"teacher": teacher} if teacher else {})
     if params.distill.processes > 1:
         _in_processes(out, params, inputs)
     else:
         _learn(out, params, **inputs)
 
 
-def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Path, start: Path) -> None:
+def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Path, start: Path, teacher: Path | None = None) -> None:
     """One process's part. Every process does the same; the Trainer divides the rows, and rank 0 writes."""
     from torch import distributed
+
+    from edgedistill.objective import Objective
 
     classes = json.loads((prepared / "classes.json").read_text())
     task = plugins.find("tasks", params.task)
@@ -75,41 +78,55 @@ def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels:
     steps = max(1, round(params.share * steps))
     if params.run == "labels":
         rows = _with_gold(prepared, transfer)
-    aside = held_out(rows, params.held_out)
     labelled = [place for place, label in enumerate(rows.labels) if label >= 0]
     places = labelled if params.run != "distilled" else _with_real_rows(len(rows.texts), transfer, params.distill.real_rows)
-    places = [place for place in places if place not in aside]
     texts = [rows.texts[place] for place in places]
     columns: dict[str, npt.NDArray[Any]] = {
         "labels": rows.labels[places].astype(np.int64),
     }
     if params.run != "labels":
         columns["teacher_logits"] = read_labels(labels / "labels.parquet", [rows.keys[place] for place in places])
+    needs = needs_of(losses)
+    if EMBEDDING in needs:
+        columns[EMBEDDING] = read_embeddings(labels / "labels.parquet", [rows.keys[place] for place in places])
+    tokens = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+    check_ids(student, tokens, str(start / "model"))
+    watched, ids = None, None
+    if needs & TOKEN_LEVEL:
+        watched, ids = _watched_teacher(teacher, task.HUB_TASK, classes, tokenizer, texts, params.student.max_tokens)
     if not params.distill.dropout:
         no_dropout(student)
-    student.train()
+    # A control that does not learn is a finding, and a search drops such a candidate; a student that does not learn is a mistake.
+    judged = params.run == "distilled" and params.share > 0.5
+    objective = Objective(losses, student, columns, watched, ids, steps if judged else None)
+    pad_id = student.config.pad_token_id or 0
+    terms, warnings = objective.balance(_sample(tokens, columns, params.distill.batch_size, pad_id))
+    objective.train()
     train(
-        student,
-        [encoding.ids for encoding in tokenizer.encode_batch(texts)],
+        objective,
+        tokens,
         columns,
-        combined(losses),
+        None,
         Schedule(
             steps,
-            params.distill.learning_rate,
+            params.distill.learning_rate or plugins.find("students", params.student.family).LEARNING_RATE,
             params.distill.batch_size,
             params.precision,
             params.seed,
             average=params.distill.average or None,
         ),
-        pad_id=student.config.pad_token_id or 0,
+        pad_id=pad_id,
         checkpoints=out / "checkpoints",
         label={"distilled": "distilling", "labels": "control: labels alone", "train_rows": "control: training rows alone"}[params.run],
     )
+    objective.close()
     if first:
         facts = json.loads((start / "facts.json").read_text())
-        if aside:
-            _answer_held_out(out / "held_out.json", student, tokenizer, rows, sorted(aside))
+        if (transfer / "held_out.parquet").is_file():
+            held = read_rows(transfer / "held_out.parquet")
+            _answer_held_out(out / "held_out.json", student, tokenizer, held, read_labels(labels / "labels.parquet", held.keys))
         facts |= {"run": params.run, "steps": steps, "batch_size": rows_a_step, "rows": len(texts), "losses": losses}
+        facts |= {"terms": [term | {"last": last} for term, last in zip(terms, objective.last(), strict=True)], "warnings": warnings}
         save(student, load_tokenizer(start / "model"), out / "model")
         (out / "facts.json").write_text(json.dumps(facts, indent=1))
 
@@ -122,23 +139,18 @@ def _with_gold(prepared: Path, transfer: Path) -> Rows:
     return make_rows([train.texts[place] for place in places], train.labels[places])
 
 
-def held_out(rows: Rows, share: float) -> set[int]:
-    """Places of the labelled rows that are kept aside: the same ones for every student, drawn by the hash of the text."""
-    labelled = sorted((rows.keys[place], place) for place, label in enumerate(rows.labels) if label >= 0)
-    return {place for _, place in labelled[: min(MOST_HELD_OUT, round(share * len(labelled)))]}
-
-
-def _answer_held_out(file: Path, student: Any, tokenizer: Any, rows: Rows, places: list[int]) -> None:
+def _answer_held_out(file: Path, student: Any, tokenizer: Any, rows: Rows, teacher: npt.NDArray[np.float32]) -> None:
+    """How the student does on texts that it never saw: against their labels or, for traffic that nobody labelled, against the teacher's answers."""
     import torch
 
-    right = []
+    wanted = np.where(rows.labels >= 0, rows.labels, teacher.argmax(axis=1)) if len(rows) else rows.labels
+    right: list[float] = []
     with torch.inference_mode():
-        for begin in range(0, len(places), 64):
-            part = places[begin : begin + 64]
-            ids = [encoding.ids for encoding in tokenizer.encode_batch([rows.texts[place] for place in part])]
+        for begin in range(0, len(rows), 64):
+            ids = [encoding.ids for encoding in tokenizer.encode_batch(rows.texts[begin : begin + 64])]
             batch = {name: torch.from_numpy(values) for name, values in pad(ids, student.config.pad_token_id or 0).items()}
-            right += (student(**batch).logits.argmax(dim=-1).numpy() == rows.labels[part]).tolist()
-    file.write_text(json.dumps({"gained": list(map(float, right)), "possible": [1.0] * len(right)}))
+            right += (student(**batch).logits.argmax(dim=-1).numpy() == wanted[begin : begin + 64]).astype(float).tolist()
+    file.write_text(json.dumps({"gained": right, "possible": [1.0] * len(right)}))
 
 
 def _with_real_rows(count: int, transfer: Path, times: int) -> list[int]:
@@ -148,13 +160,39 @@ def _with_real_rows(count: int, transfer: Path, times: int) -> list[int]:
     return [*range(count), *list(range(real)) * (times - 1)]
 
 
-def combined(losses: list[dict[str, Any]]) -> Any:
-    """The weighted sum of a recipe's losses as one function (outputs, batch) → scalar."""
-    terms = []
-    for loss in losses:
-        plugin = plugins.find("losses", loss["kind"])
-        terms.append((plugin.loss, plugin.Options(**{key: value for key, value in loss.items() if key != "kind"})))
-    return lambda outputs, batch: sum(options.weight * term(outputs, batch, options) for term, options in terms)
+def _watched_teacher(teacher: Path | None, task: str, classes: list[str], tokenizer: Any, texts: list[str], max_tokens: int) -> Any:
+    """The frozen teacher, and its token id of each of the student's. Raises RecipeError when position i is not the same token to both."""
+    folder = teacher / "model" if teacher is not None else None
+    if folder is None or not (folder / "config.json").is_file():
+        raise RecipeError(
+            "a loss looks inside the teacher, and this teacher can only be asked for answers.", where="distill.losses", write=SENTENCE_LEVEL
+        )
+    check_folder(folder)
+    ids = same_ids(tokenizer, load_tokenizer(folder, max_tokens), texts)
+    if ids is None:
+        raise RecipeError(
+            "a loss compares student and teacher token by token, and their tokenizers cut the texts into different tokens.",
+            where="distill.losses",
+            write=SENTENCE_LEVEL,
+        )
+    model = load_model(folder, task, classes, dtype="float32")
+    model.requires_grad_(False)
+    return model, ids
+
+
+def _sample(
+    tokens: list[list[int]], columns: dict[str, npt.NDArray[Any]], rows: int, pad_id: int, batches: int = 4
+) -> list[dict[str, Any]]:
+    """A few batches from all over the rows, on which the losses are weighed before the training."""
+    import torch
+
+    places = np.random.default_rng(0).permutation(len(tokens))
+    made = []
+    for begin in range(0, min(batches * rows, len(places)), rows):
+        chosen = places[begin : begin + rows]
+        arrays = pad([tokens[place] for place in chosen], pad_id) | {name: values[chosen] for name, values in columns.items()}
+        made.append({name: torch.from_numpy(np.asarray(values)) for name, values in arrays.items()})
+    return made
 
 
 def no_dropout(model: Any) -> None:
@@ -212,7 +250,7 @@ def _process() -> None:
     distributed.destroy_process_group()
 
 
-DISTILL = Stage("distill", 4, run, ("torch", "transformers", "accelerate", "tokenizers"))
+DISTILL = Stage("distill", 5, run, ("torch", "transformers", "accelerate", "tokenizers"))
 
 if __name__ == "__main__":
     _process()

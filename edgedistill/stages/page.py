@@ -67,13 +67,19 @@ def run(
     selected: Path,
     **parts: Path,
 ) -> None:
-    """Writes `report.html` and `details.json`. parts: `run_{run}` of each student, `quantized_{scheme}` of each binary."""
+    """Writes `report.html` and `details.json`.
+
+    parts: `run_{run}` of each student, `quantized_{scheme}` of each binary.
+
+    combined: the soft labels of several teachers, when there are several.
+    """
     details = {
         "lineage": params.lineage,
         "search": params.search,
         "card": _json(prepared / "card.json"),
         "transfer": _json(transfer / "facts.json"),
         "teacher": _json(teacher / "facts.json"),
+        "combined": _json(parts["combined"] / "facts.json") if "combined" in parts else {},
         "coverage": _json(coverage / "facts.json"),
         "foretold": _json(foretold / "facts.json"),
         "runs": {name.removeprefix("run_"): _json(path / "facts.json") for name, path in parts.items() if name.startswith("run_")},

@@ -87,6 +87,13 @@ class LabelParams:
     lowbit: str = ""
 
 
+@dataclass(frozen=True)
+class EmbeddingLabelParams(LabelParams):
+    """For a recipe whose losses need embeddings too; a class of its own, so that the keys of plain labels do not change."""
+
+    embeddings: bool = True
+
+
 def lowbit(teacher: Teacher) -> str:
     """The version of bitsandbytes when the teacher is loaded through it, else nothing."""
     if teacher.load == "float32":
@@ -207,6 +214,8 @@ def label(out: Path, params: LabelParams, *, prepared: Path, teacher: Path, tran
     """Writes `labels.parquet`: key (of the text), logits (float32 list), of the transfer set and of what was held out of it.
 
     A killed run goes on with the next shard.
+
+    With EmbeddingLabelParams also `embedding`, the vector that the teacher's head reads (float16 list), had in the same pass.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -217,6 +226,13 @@ def label(out: Path, params: LabelParams, *, prepared: Path, teacher: Path, tran
     rows = read_rows(transfer / "transfer.parquet")
     if (transfer / "held_out.parquet").is_file():
         rows = make_rows([*rows.texts, *read_rows(transfer / "held_out.parquet").texts])
+    embeddings = isinstance(params, EmbeddingLabelParams)
+    if embeddings and not hasattr(kind, "logits_and_embeddings"):
+        raise StageError(
+            f"a loss needs the teacher's embeddings, and a teacher of kind {params.teacher.kind} gives none.",
+            where="distill.losses",
+            write='Take losses of answers, such as "soft_target" or "hard_answer".',
+        )
     # Like lengths side by side before cutting into shards, so that each shard pads little.
     order = sorted(range(len(rows.texts)), key=lambda row: (len(rows.texts[row]), rows.keys[row]))
     checkpoints = out / "checkpoints"
@@ -227,10 +243,13 @@ def label(out: Path, params: LabelParams, *, prepared: Path, teacher: Path, tran
         file = checkpoints / f"{begin:09d}.parquet"
         if not file.is_file():
             texts = [rows.texts[place] for place in places]
-            logits = kind.logits(teacher / "model", texts, classes, hub_task, params.teacher, params.max_tokens, params.precision)
+            asked = (teacher / "model", texts, classes, hub_task, params.teacher, params.max_tokens, params.precision)
+            logits, vectors = kind.logits_and_embeddings(*asked) if embeddings else (kind.logits(*asked), None)
             if not np.isfinite(logits).all():
                 raise StageError("the teacher gives logits that are not finite numbers.", where=str(teacher), write="Take another teacher.")
             table = pa.table({"key": [rows.keys[place] for place in places], "logits": list(logits)})
+            if vectors is not None:
+                table = table.append_column("embedding", pa.array(list(vectors.astype(np.float16))))
             pq.write_table(table, file.with_suffix(".part"))
             file.with_suffix(".part").replace(file)  # existence means completeness
         files.append(file)
@@ -240,15 +259,24 @@ def label(out: Path, params: LabelParams, *, prepared: Path, teacher: Path, tran
 
 def read_labels(path: Path, keys: list[str]) -> npt.NDArray[np.float32]:
     """The teacher's logits of the texts with these keys, float32 [len(keys), classes]. Raises StageError when one has none."""
+    return _read(path, keys, "logits")
+
+
+def read_embeddings(path: Path, keys: list[str]) -> npt.NDArray[np.float32]:
+    """The teacher's embeddings of the texts with these keys, float32 [len(keys), width]."""
+    return _read(path, keys, "embedding")
+
+
+def _read(path: Path, keys: list[str], column: str) -> npt.NDArray[np.float32]:
     import pyarrow.parquet as pq
 
-    table = pq.read_table(path)
+    table = pq.read_table(path, columns=["key", column])
     place = {key: row for row, key in enumerate(table["key"].to_pylist())}
     missing = [key for key in keys if key not in place]
     if missing:
         raise StageError(f"{len(missing)} texts of the transfer set have no soft label (first key {missing[0]}).", where=str(path))
-    logits = np.stack(table["logits"].to_numpy(zero_copy_only=False)).astype(np.float32)
-    return np.asarray(logits[[place[key] for key in keys]])
+    values = np.stack(table[column].to_numpy(zero_copy_only=False)).astype(np.float32)
+    return np.asarray(values[[place[key] for key in keys]])
 
 
 # Not bitsandbytes: it is installed for other reasons too, and must not change the key of a teacher that does not use it. `lowbit` in the params does.

@@ -53,7 +53,7 @@ def run(out: Path, params: Params, *, prepared: Path, model: Path) -> None:
     traffic = read_rows(prepared / "traffic.parquet").texts if (prepared / "traffic.parquet").is_file() else []
     known = set(train.keys)
     traffic = [row for row in make_rows(traffic).texts if row not in known]
-    train, traffic, held = _hold_out(train, traffic, options.held_out, params.seed)
+    train, traffic, held = _hold_out(train, traffic, options.held_out or 0.0, params.seed)
     seeds = [*train.texts, *traffic]
     wanted = max(0, round((options.pool or options.growth) * len(train)) - len(seeds))
     near = neighbours(seeds, *token_table(model)) if options.methods.get("similar") else None
