@@ -264,6 +264,8 @@ class Recipe(Section):
     def _teacher_exists(cls, teacher: Teachers) -> Teachers:
         for _, member in teacher.members():
             _existing("teachers", member.kind)
+        if teacher.also and any(member.calls is not None for _, member in teacher.members()):
+            raise ValueError("a budget of calls is spent on one teacher. Leave calls out, or the teachers in also.")
         return teacher
 
     @field_validator("student")
@@ -291,6 +293,18 @@ class Recipe(Section):
                 "pool says what to choose from, and nothing says how many to choose. Write calls = … under [teacher], or leave pool out."
             )
         return transfer
+
+    @field_validator("distill")
+    @classmethod
+    def _labels_that_calls_give(cls, distill: Distill, info: ValidationInfo) -> Distill:
+        teacher = info.data.get("teacher")
+        blind = [loss["kind"] for loss in distill.losses if "teacher_embedding" in plugins.find("losses", loss["kind"]).NEEDS]
+        if blind and teacher is not None and teacher.calls is not None:
+            raise ValueError(
+                f"the loss {blind[0]} reads the teacher's vectors, and a call under teacher.calls gives logits alone. "
+                "Leave calls out, or this loss."
+            )
+        return distill
 
 
 ANY_FAMILY = frozenset({"family", "start", "max_tokens"})  # what every family of students takes
