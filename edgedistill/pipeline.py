@@ -85,7 +85,7 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
         return [Built(target, {"prepare": prepared, "distill": students["distilled"]}) for target in targets]
 
     exported: Callable[[Keyed, str], Artifact] = lambda model, format: make(  # noqa: E731
-        export.EXPORT, export.Params(format, tokens), prepared=prepared, model=model
+        export.EXPORT, export.Params(format, tokens, recipe.task), prepared=prepared, model=model
     )
     built = []
     for target in targets:
@@ -93,7 +93,7 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
         results = {"prepare": prepared, "transfer": texts, "teacher": teacher, "export": graphs["distilled"]} | students
         budget = recipe.budget.over(target.budget)
         binaries = {
-            scheme: _quantized(make, recipe, budget, scheme, transfer=texts, labels=labels, graphs=graphs["distilled"])
+            scheme: _quantized(make, recipe, budget, scheme, prepared=prepared, transfer=texts, labels=labels, graphs=graphs["distilled"])
             for scheme in (target.schemes if until not in ("export",) else [])
         }
         results |= binaries
@@ -233,12 +233,11 @@ def _deliver(built: Built, out: Path) -> Outcome:
 
 def _quantized(make: Make, recipe: Recipe, budget: Budget, scheme: str, **inputs: Keyed) -> Artifact:
     """One quantized binary. Layers stay in float only when it loses more than the budget leaves, so another budget seldom makes another binary."""
-    params = quantize.Params(scheme, recipe.student.max_tokens, recipe.seed)
-    plain = make(quantize.QUANTIZE, params, **inputs)
+    plain = make(quantize.QUANTIZE, quantize.Params(scheme, recipe.student.max_tokens, recipe.seed, task=recipe.task), **inputs)
     allowed = QUANTIZATION_SHARE * (budget.accuracy_drop or 0.02)
     loss = plain.path / "loss.json"
     if loss.is_file() and json.loads(loss.read_text())["drop"] > allowed:
-        return make(quantize.QUANTIZE, quantize.Params(scheme, recipe.student.max_tokens, recipe.seed, allowed), **inputs)
+        return make(quantize.QUANTIZE, quantize.Params(scheme, recipe.student.max_tokens, recipe.seed, allowed, recipe.task), **inputs)
     return plain
 
 

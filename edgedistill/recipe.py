@@ -29,6 +29,8 @@ class Data(Section):
     train: str = Field(description="csv, tsv, jsonl, parquet or text lines; a path, or a source such as pypi:… or hf:…")
     text: str = Field("text", description="column that holds the input text")
     label: str = Field("label", description="column that holds the class")
+    labelled: bool = Field(True, description="false: nobody labelled the rows, and the answers of a ready-made teacher are taken for right")
+    multi_label: bool = Field(False, description="task classify: a text may have several classes, or none")
     test: str | None = Field(None, description="held-out rows; else a stratified, decontaminated split is held out of train")
     traffic: str | None = Field(None, description="unlabelled production inputs: the transfer set grows from these")
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "lines"] = Field("auto", description="auto goes by the file's ending")

@@ -367,8 +367,9 @@ def _listed(names: Iterable[str]) -> str:
 class Rows:
     """Prepared rows, column by column; all columns are equally long.
 
-    keys: `text_key` of each text, unique. labels: index into classes.json, int32; -1 for unlabelled. slices: the named subsets that the row
-    belongs to. numbers: its line or row in the source file, int64.
+    keys: `text_key` of each text, unique. labels: index into classes.json, int32; -1 for unlabelled and for tasks whose answer is no single
+    class. slices: the named subsets that the row belongs to. numbers: its line or row in the source file, int64. targets: the right answer
+    of any task as JSON, None for unlabelled; what the JSON holds is the task's own (tasks/).
     """
 
     keys: list[str]
@@ -376,9 +377,15 @@ class Rows:
     labels: NDArray[np.int32]
     slices: list[list[str]]
     numbers: NDArray[np.int64]
+    targets: list[str | None]
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def target(self, row: int) -> Any:
+        """The right answer to a row, or None when nobody said."""
+        value = self.targets[row]
+        return None if value is None else json.loads(value)
 
 
 def make_rows(
@@ -386,17 +393,24 @@ def make_rows(
     labels: Sequence[int] | NDArray[Any] | None = None,
     slices: Sequence[Sequence[str]] | None = None,
     numbers: Sequence[int] | NDArray[Any] | None = None,
+    targets: Sequence[str | None] | None = None,
 ) -> Rows:
-    """Rows from plain columns: the keys are made from the texts; what is left out is unlabelled, in no slice, numbered from 1."""
+    """Rows from plain columns: the keys are made from the texts; what is left out is unlabelled, in no slice, numbered from 1.
+
+    labels alone are targets too: a class by its index.
+    """
     count = len(texts)
+    if targets is None:
+        targets = [None] * count if labels is None else [str(int(label)) if label >= 0 else None for label in labels]
     rows = Rows(
         keys=[text_key(text) for text in texts],
         texts=list(texts),
         labels=np.full(count, -1, np.int32) if labels is None else np.asarray(labels, np.int32),
         slices=[[] for _ in texts] if slices is None else [list(names) for names in slices],
         numbers=np.arange(1, count + 1, dtype=np.int64) if numbers is None else np.asarray(numbers, np.int64),
+        targets=list(targets),
     )
-    assert len(rows.labels) == len(rows.slices) == len(rows.numbers) == count, "columns of unequal length"
+    assert len(rows.labels) == len(rows.slices) == len(rows.numbers) == len(rows.targets) == count, "columns of unequal length"
     return rows
 
 
@@ -406,9 +420,16 @@ def write_rows(path: Path, rows: Rows) -> None:
     import pyarrow.parquet as pq
 
     schema = pa.schema(
-        [("key", pa.string()), ("text", pa.string()), ("label", pa.int32()), ("slices", pa.list_(pa.string())), ("row", pa.int64())]
+        [
+            ("key", pa.string()),
+            ("text", pa.string()),
+            ("label", pa.int32()),
+            ("slices", pa.list_(pa.string())),
+            ("row", pa.int64()),
+            ("target", pa.string()),
+        ]
     )
-    table = pa.table([rows.keys, rows.texts, rows.labels, rows.slices, rows.numbers], schema=schema)
+    table = pa.table([rows.keys, rows.texts, rows.labels, rows.slices, rows.numbers, rows.targets], schema=schema)
     pq.write_table(table, path, compression="zstd")
 
 
@@ -424,4 +445,5 @@ def read_rows(path: Path) -> Rows:
         labels=table["label"].to_numpy(),
         slices=table["slices"].to_pylist(),
         numbers=table["row"].to_numpy(),
+        targets=table["target"].to_pylist(),
     )

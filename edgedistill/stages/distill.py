@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,10 +23,11 @@ from edgedistill.errors import StageError
 from edgedistill.models import load_model, load_tokenizer, save
 from edgedistill.progress import tick
 from edgedistill.recipe import Distill, Student
-from edgedistill.stages.teach import read_labels
+from edgedistill.stages.prepare import read_settings
+from edgedistill.stages.teach import teacher_logits
 from edgedistill.store import Stage, plain
 from edgedistill.tables import read_rows
-from edgedistill.training import Schedule, train
+from edgedistill.training import Column, Schedule, stacked, train
 
 Run = Literal["distilled", "labels", "train_rows"]
 DEFAULT_FAMILY = "transformer"  # what family = "auto" stands for until there is a search
@@ -54,8 +56,8 @@ def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels:
     """One process's part. Every process does the same; the Trainer divides the rows, and rank 0 writes."""
     from torch import distributed
 
-    classes = json.loads((prepared / "classes.json").read_text())
-    task = plugins.find("tasks", params.task)
+    task, settings = plugins.find("tasks", params.task), read_settings(prepared)
+    classes = settings["labels"]
     rows = read_rows(transfer / "transfer.parquet")
     first = not distributed.is_initialized() or distributed.get_rank() == 0
     start = out / "checkpoints" / "start"
@@ -71,22 +73,25 @@ def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels:
     tokenizer = load_tokenizer(start, params.student.max_tokens)
 
     # What the runs differ in: the rows and the losses. The step count is the same for all and follows from the transfer set.
-    losses = params.distill.losses if params.run != "labels" else [{"kind": "hard_label", "weight": 1.0}]
-    labelled = [place for place, label in enumerate(rows.labels) if label >= 0]
-    places = labelled if params.run != "distilled" else _with_real_rows(len(rows.texts), transfer, params.distill.real_rows)
+    losses = params.distill.losses if params.run != "labels" else [{"kind": "hard_label", "weight": 1.0, "of": task.hard_kind(settings)}]
+    real = range(_fact(transfer, "training_rows"))
+    places = [*real] if params.run != "distilled" else _with_real_rows(len(rows.texts), transfer, params.distill.real_rows)
     rows_a_step = params.distill.batch_size * params.distill.processes
     steps = params.distill.steps or max(1, round(params.distill.epochs * len(rows.texts) / rows_a_step))
     texts = [rows.texts[place] for place in places]
-    columns: dict[str, npt.NDArray[Any]] = {
-        "labels": rows.labels[places].astype(np.int64),
-        "teacher_logits": read_labels(labels / "labels.parquet", [rows.keys[place] for place in places]),
-    }
+    encodings = tokenizer.encode_batch(texts)
+    offsets = [encoding.offsets for encoding in encodings]
+    said = teacher_logits(labels / "labels.parquet", [rows.keys[place] for place in places], task, settings)
+    hard = [task.hard(rows.target(place), settings, text, offset) for place, text, offset in zip(places, texts, offsets, strict=True)]
+    columns: dict[str, Column] = {"labels": stacked(hard), "teacher_logits": said}
+    if hasattr(task, "positions"):
+        columns |= on_tokens(said, [task.positions(text, offset) for text, offset in zip(texts, offsets, strict=True)], offsets)
     if not params.distill.dropout:
         no_dropout(student)
     student.train()
     train(
         student,
-        [encoding.ids for encoding in tokenizer.encode_batch(texts)],
+        [encoding.ids for encoding in encodings],
         columns,
         combined(losses),
         Schedule(
@@ -110,18 +115,53 @@ def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels:
 
 def _with_real_rows(count: int, transfer: Path, times: int) -> list[int]:
     """Every row once, and the real ones (training, traffic) `times` times: what the teacher says of them matters most."""
-    facts = json.loads((transfer / "facts.json").read_text(encoding="utf-8"))
-    real = facts["training_rows"] + facts["traffic_rows"]  # they stand first
+    real = _fact(transfer, "training_rows") + _fact(transfer, "traffic_rows")  # they stand first
     return [*range(count), *list(range(real)) * (times - 1)]
 
 
+def _fact(transfer: Path, name: str) -> int:
+    return int(json.loads((transfer / "facts.json").read_text(encoding="utf-8"))[name])
+
+
+def on_tokens(
+    said: Sequence[npt.NDArray[Any]], positions: Sequence[npt.NDArray[np.int64]], offsets: Sequence[Sequence[Any]]
+) -> dict[str, Column]:
+    """The teacher's answers to words, put where the student's tokens answer for the same words.
+
+    The two may cut words into other pieces: a word is found by its characters (`positions`), so its soft target stands at the student's
+    first piece of it. `mask` says which tokens that are; all others teach nothing. said: float [words, outputs] of each text; a word that
+    one of both did not read any more, because the text was cut off, is left out.
+    """
+    logits, masks = [], []
+    for words, places, tokens in zip(said, positions, offsets, strict=True):
+        count = min(len(words), len(places))
+        spread, mask = np.zeros((len(tokens), words.shape[1]), np.float32), np.zeros(len(tokens), bool)
+        spread[places[:count]], mask[places[:count]] = words[:count], True
+        logits.append(spread)
+        masks.append(mask)
+    return {"teacher_logits": logits, "mask": masks}
+
+
 def combined(losses: list[dict[str, Any]]) -> Any:
-    """The weighted sum of a recipe's losses as one function (outputs, batch) → scalar."""
+    """The weighted sum of a recipe's losses as one function (outputs, batch) → scalar.
+
+    Of a task that answers word by word the losses see one row for each token that answers, so that no loss has to know about masks.
+    """
     terms = []
     for loss in losses:
         plugin = plugins.find("losses", loss["kind"])
         terms.append((plugin.loss, plugin.Options(**{key: value for key, value in loss.items() if key != "kind"})))
-    return lambda outputs, batch: sum(options.weight * term(outputs, batch, options) for term, options in terms)
+
+    def whole(outputs: Any, batch: dict[str, Any]) -> Any:
+        mask = batch.get("mask")
+        if mask is not None:
+            if not mask.any():
+                return outputs.logits.sum() * 0
+            outputs.logits = outputs.logits[mask]
+            batch = batch | {name: batch[name][mask] for name in ("labels", "teacher_logits")}
+        return sum(options.weight * term(outputs, batch, options) for term, options in terms)
+
+    return whole
 
 
 def no_dropout(model: Any) -> None:
@@ -179,7 +219,7 @@ def _process() -> None:
     distributed.destroy_process_group()
 
 
-DISTILL = Stage("distill", 3, run, ("torch", "transformers", "accelerate", "tokenizers"))
+DISTILL = Stage("distill", 4, run, ("torch", "transformers", "accelerate", "tokenizers"))
 
 if __name__ == "__main__":
     _process()

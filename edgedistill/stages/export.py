@@ -18,6 +18,7 @@ CHECKED_ROWS = 256  # real rows on which the graph must answer as torch does
 class Params:
     format: str
     max_tokens: int
+    task: str = "classify"
 
 
 def run(out: Path, params: Params, *, prepared: Path, model: Path) -> None:
@@ -25,7 +26,8 @@ def run(out: Path, params: Params, *, prepared: Path, model: Path) -> None:
     rows = read_rows(prepared / "train.parquet")
     step = max(1, len(rows.texts) // CHECKED_ROWS)
     exporter = plugins.find("exporters", params.format)
-    facts = exporter.export(model / "model", out, rows.texts[::step][:CHECKED_ROWS], params.max_tokens)
+    hub_task = plugins.find("tasks", params.task).HUB_TASK
+    facts = exporter.export(model / "model", out, rows.texts[::step][:CHECKED_ROWS], params.max_tokens, hub_task)
     facts |= {"parameters": _parameters(model / "model" / "model.safetensors")}
     (out / "facts.json").write_text(json.dumps(facts, indent=1))
 

@@ -53,7 +53,7 @@ HOW = {
     "Accuracy is that of the very files, on this machine.",
 }
 SHORT_LIMITS = {"p90_ms": "p90", "size_mb": "size", "peak_mb": "memory", "accuracy_drop": "accuracy"}
-LIMITS = {"p90_ms": "Latency, p90", "size_mb": "Size", "peak_mb": "Peak memory", "accuracy_drop": "Accuracy drop"}
+LIMITS = {"p90_ms": "Latency, p90", "size_mb": "Size", "peak_mb": "Peak memory", "accuracy_drop": "{metric} drop"}
 GAINS = {
     "control: labels alone": ("Distillation", "against the same student trained on the labels alone, with as many steps"),
     "control: training rows alone": ("Transfer set", "against the same student distilled on the training rows alone, with as many steps"),
@@ -128,14 +128,16 @@ def context(report: Report, choice: Choice, details: dict[str, Any]) -> dict[str
         "row": {row["name"]: row for row in rows},
         "timed": bool(timed(report)),
         "how": HOW[report.how],
+        "metric": report.metric,
+        "metric_name": name_of(report),
         "limits": [limit_card(report, chosen.name, limit) for limit in verdicts(report, chosen)],
         "limit_names": SHORT_LIMITS,
         "difference": accuracy_difference(report, chosen, teacher),
         "gains": gains(report, chosen),
         "slices": slice_rows(report, chosen, card_slices),
         "few": FEW_ROWS,
-        "classes": class_rows(report, chosen),
-        "confusions": confusions(report, chosen),
+        "classes": class_rows(report, chosen) if single_label(report) else [],
+        "confusions": confusions(report, chosen) if single_label(report) else [],
         "recipe": flat(details.get("lineage", {}).get("recipe", {})),
         "colors": colors(report, choice.chosen),
         "figures": {
@@ -222,7 +224,7 @@ def limit_card(report: Report, chosen: str, limit: Verdict) -> dict[str, Any]:
         if drop.high > limit.allowed:
             doubt = f"Met as seen, but {len(report.keys):,} test rows cannot rule out a drop of {percent(drop.high)} points."
     return {
-        "name": LIMITS[limit.limit],
+        "name": LIMITS[limit.limit].format(metric=name_of(report)),
         "state": limit.state,
         "value": signed(shown(limit.value, limit.limit)),
         "allowed": shown(limit.allowed, limit.limit),
@@ -262,6 +264,16 @@ def slice_rows(report: Report, chosen: Variant, card: dict[str, Any]) -> list[di
             entry |= _beside(report, chosen, places)
         found.append(entry)
     return sorted(found, key=lambda entry: -entry["rows"])
+
+
+def name_of(report: Report) -> str:
+    """The metric's name at the beginning of a line."""
+    return report.metric[:1].upper() + report.metric[1:]
+
+
+def single_label(report: Report) -> bool:
+    """Whether each answer is one class, so that classes can be mixed up."""
+    return all(isinstance(answer, int) for answer in report.expected)
 
 
 def class_rows(report: Report, chosen: Variant) -> list[dict[str, Any]]:
@@ -415,7 +427,7 @@ def pareto(report: Report, chosen: Variant) -> Plot:
         places = [math.log10(figure.value) for figure in p50]
         to_left = min(place - left for place in places) > min(abs(right - place) for place in places)
         ends = {"x": left, "xanchor": "left"} if to_left else {"x": right, "xanchor": "right", "xshift": -4}
-        notes.append(_note("lowest accuracy allowed", y=floor, yanchor="top", **ends))
+        notes.append(_note(f"lowest {report.metric} allowed", y=floor, yanchor="top", **ends))
     if allowed or floor is not None:
         low, high = (10 ** float(side) for side in x_axis["range"])
         region = {"x0": low, "x1": allowed or high, "y0": y_range[0] if floor is None else floor, "y1": y_range[1]}
@@ -456,10 +468,10 @@ def pareto(report: Report, chosen: Variant) -> Plot:
                     "width": [2.5 if variant is chosen else 1 for variant in shown_ones],
                 },
             },
-            "hovertemplate": f"<b>%{{text}}</b><br>%{{x:.3g}} {unit}<br>%{{y:.1f}} % right<br>%{{customdata}}<extra></extra>",
+            "hovertemplate": f"<b>%{{text}}</b><br>%{{x:.3g}} {unit}<br>%{{y:.1f}} %<br>%{{customdata}}<extra></extra>",
         }
     )
-    y_axis = {"range": y_range, "title": _title("Accuracy, %"), "ticksuffix": " "}
+    y_axis = {"range": y_range, "title": _title(f"{name_of(report)}, %"), "ticksuffix": " "}
     return {"data": data, "layout": _layout(460, xaxis=x_axis, yaxis=y_axis, shapes=shapes, annotations=notes, hovermode="closest")}
 
 
@@ -561,7 +573,7 @@ def forest(report: Report, chosen: Variant) -> Plot:
         text = f"<b>{_label(entry['name'])}</b>  {points(figure.value)} [{points(figure.low)}, {points(figure.high)}]"
         notes.append(_note(text, x=0, xref="paper", xanchor="left", y=place + 0.36, font={"color": "--ink"}))
     axes = {
-        "xaxis": {"range": [min(spread) - air, max(spread) + air], "title": _title("Points of accuracy, 95 % interval")},
+        "xaxis": {"range": [min(spread) - air, max(spread) + air], "title": _title(f"Points of {report.metric}, 95 % interval")},
         "yaxis": {"range": [-0.5, len(entries) - 0.3], "showticklabels": False, "showgrid": False, "ticks": ""},
     }
     zero = _line(layer="below", x0=0, x1=0, y0=0, y1=1, yref="paper", line={"color": "--soft", "width": 1})
@@ -595,14 +607,16 @@ def slices(report: Report, chosen: Variant) -> Plot | None:
     ]
     names = [f"{_label(entry['name'], 22)}<br>{entry['rows']:,} rows" for entry in entries]
     axes = {
-        "xaxis": {"range": [max(0, low - 3), 101], "title": _title("Accuracy, %, 95 % interval")},
+        "xaxis": {"range": [max(0, low - 3), 101], "title": _title(f"{name_of(report)}, %, 95 % interval")},
         "yaxis": {"tickvals": list(range(len(entries))), "ticktext": names, "range": [-0.6, len(entries) - 0.4], "ticksuffix": " "},
     }
     return {"data": data, "layout": _layout(110 + 46 * len(entries), **axes, annotations=notes, showlegend=True, hovermode="closest")}
 
 
-def confusion(report: Report, chosen: Variant) -> Plot:
+def confusion(report: Report, chosen: Variant) -> Plot | None:
     """Expected against answered. Mistakes have a scale of their own, or the right answers would outshine them."""
+    if not single_label(report):
+        return None
     table = _confusion(report, chosen)
     shares = 100 * table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     size = len(report.classes)
@@ -631,8 +645,10 @@ def confusion(report: Report, chosen: Variant) -> Plot:
     return {"data": data, "layout": _layout(max(380, min(700, 130 + 34 * size)), **axes, hovermode="closest")}
 
 
-def reliability(report: Report, chosen: Variant) -> Plot:
+def reliability(report: Report, chosen: Variant) -> Plot | None:
     """Confidence against the share of right answers, in the bins of the calibration error; area ∝ rows."""
+    if not chosen.confidence or not report.teacher.confidence:
+        return None
     data: list[dict[str, Any]] = [
         {"type": "scatter", "mode": "lines", "x": [0, 100], "y": [0, 100], "line": {"color": "--soft", "width": 1, "dash": "dot"},
          "name": "perfect", "showlegend": False, "hoverinfo": "skip"}

@@ -30,7 +30,7 @@ class Params:
 
 
 def run(out: Path, params: Params, *, prepared: Path, model: Path) -> None:
-    """Writes `transfer.parquet` (training rows first, with their labels; the rest -1) and `facts.json` (how many rows of which origin)."""
+    """Writes `transfer.parquet` (training rows first, with their labels; the rest has none) and `facts.json` (how many rows of which origin)."""
     train, test = read_rows(prepared / "train.parquet"), read_rows(prepared / "test.parquet")
     traffic = read_rows(prepared / "traffic.parquet").texts if (prepared / "traffic.parquet").is_file() else []
     known = set(train.keys)
@@ -47,8 +47,9 @@ def run(out: Path, params: Params, *, prepared: Path, model: Path) -> None:
     leaks = {pair.removed for pair in near_duplicates([normalised(text) for text in clean], params.near_duplicate, against=tested)}
     clean = [text for place, text in enumerate(clean) if place not in leaks]
     texts = [*seeds, *clean]
-    labels = np.concatenate([train.labels, np.full(len(texts) - len(train), -1, np.int32)])
-    write_rows(out / "transfer.parquet", make_rows(texts, labels))
+    unlabelled = len(texts) - len(train)
+    labels = np.concatenate([train.labels, np.full(unlabelled, -1, np.int32)])
+    write_rows(out / "transfer.parquet", make_rows(texts, labels, targets=[*train.targets, *[None] * unlabelled]))
     facts = {
         "rows": len(texts),
         "training_rows": len(train),
@@ -65,4 +66,4 @@ def _as_written(text: str) -> str:
     return " ".join(text.split())
 
 
-TRANSFER = Stage("transfer", 1, run, ("datasketch", "pyarrow", "numpy"))
+TRANSFER = Stage("transfer", 2, run, ("datasketch", "pyarrow", "numpy"))
