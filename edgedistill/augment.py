@@ -43,7 +43,9 @@ class Augmenter:
 
     def __init__(self, texts: Sequence[str], near: Mapping[str, Sequence[str]] | None = None) -> None:
         self._near = near or {}
-        self.rows = [words for words in (text.split() for text in texts) if words]
+        self._texts = [text for text in texts if text.split()]
+        self.rows = [text.split() for text in self._texts]
+        self._donors: list[int] = []  # rows that lent words to the text being made, beside the one it started from
         self._after: dict[str, Counter[str]] = defaultdict(Counter)
         self._before: dict[str, Counter[str]] = defaultdict(Counter)
         self._places: dict[str, list[tuple[int, int]]] = defaultdict(list)
@@ -57,7 +59,13 @@ class Augmenter:
         self._longest = max((len(row) for row in self.rows), default=0)
 
     def grow(self, count: int, methods: Mapping[Any, float], seed: int, exclude: Iterable[str], normal: Callable[[str], str]) -> list[str]:
-        """Up to `count` new texts; fewer when the texts give no more.
+        """The texts of `grow_families` alone."""
+        return list(self.grow_families(count, methods, seed, exclude, normal))
+
+    def grow_families(
+        self, count: int, methods: Mapping[Any, float], seed: int, exclude: Iterable[str], normal: Callable[[str], str]
+    ) -> dict[str, tuple[str, ...]]:
+        """Up to `count` new texts, each with the texts it was grown from; fewer when the texts give no more.
 
         methods: operation → share. exclude: texts that must not come out (the test set, the originals). normal: the form under which two
         texts count as the same; nothing comes out twice under it.
@@ -65,14 +73,15 @@ class Augmenter:
         operations: list[Operation] = [getattr(self, name) for name in methods]
         shares = list(accumulate(methods.values()))
         if not self.rows or not shares or shares[-1] <= 0:
-            return []
+            return {}
         draw = random.Random(seed)  # noqa: S311  # a sample, not a secret
         seen = {normal(text) for text in exclude} | {""}
-        grown: list[str] = []
+        grown: dict[str, tuple[str, ...]] = {}
         order = list(range(len(self.rows)))
         for _ in range(-(-count * TRIES // len(order))):
             draw.shuffle(order)
             for number in order:
+                self._donors.clear()
                 words = _drawn(operations, shares, draw)(self.rows[number], draw)
                 if words is None:
                     continue
@@ -83,7 +92,7 @@ class Augmenter:
                 if form in seen:
                     continue
                 seen.add(form)
-                grown.append(text)
+                grown[text] = tuple(dict.fromkeys(self._texts[parent] for parent in (number, *self._donors)))
                 if len(grown) == count:
                     return grown
         return grown
@@ -145,6 +154,7 @@ class Augmenter:
             tail = self.rows[number][start:]
             # Not longer than any real text: joined halves must not drift away from the traffic's lengths.
             if place + len(tail) <= self._longest and tail != words[place:]:
+                self._donors.append(number)
                 return words[:place] + tail
         return None
 

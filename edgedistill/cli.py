@@ -353,7 +353,9 @@ def _progress() -> Iterator[Callable[[Artifact], None]]:
 
 def _stage_line(artifact: Artifact) -> str:
     state = "cached" if artifact.cached else f"{artifact.seconds:.1f} s"
-    return f"{artifact.stage:<10} {artifact.key[:12]}  {state}"
+    facts = artifact.path / "facts.json"
+    warnings = json.loads(facts.read_text(encoding="utf-8")).get("warnings", []) if facts.is_file() else []
+    return "\n".join([f"{artifact.stage:<10} {artifact.key[:12]}  {state}", *(f"  warning: {warning}" for warning in warnings)])
 
 
 def _table(report: Report, choice: Choice) -> None:

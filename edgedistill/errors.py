@@ -66,6 +66,12 @@ class StageError(EdgedistillError):
     """A stage could not finish. What was finished before it stays in the store."""
 
 
+class SearchError(EdgedistillError):
+    """No student can meet the budget: a budget is missed, and nothing is wrong with the recipe."""
+
+    exit_code = 1
+
+
 class ParityError(StageError):
     """Two forms of one model give different answers. Nothing is built on such a model."""
 

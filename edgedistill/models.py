@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.errors import SourceError
+from edgedistill.errors import SourceError, StageError
 from edgedistill.training import quiet
 
 # Where bitsandbytes is installed, loading any model imports it, and it then warns that it may not fetch kernels from a hub. It should not.
@@ -54,6 +55,8 @@ def load_model(folder: Path, task: str, classes: list[str], **options: Any) -> A
     """A torch model for `task` with one output a class. A head of another size is started anew (and only then)."""
     from transformers import AutoConfig
 
+    import edgedistill.architectures  # noqa: F401  # our own are registered with the Auto classes
+
     check_folder(folder)
     with quiet():
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
@@ -78,6 +81,8 @@ def model_class(hub_task: str) -> Any:
     """The transformers class that serves a task, by optimum's TasksManager."""
     from optimum.exporters.tasks import TasksManager
 
+    import edgedistill.architectures  # noqa: F401  # our own are registered with the Auto classes
+
     return TasksManager.get_model_class_for_task(hub_task)
 
 
@@ -94,6 +99,33 @@ def load_tokenizer(folder: Path, max_tokens: int | None = None) -> Any:
     if max_tokens is not None:
         tokenizer.enable_truncation(max_tokens)
     return tokenizer
+
+
+def check_ids(model: Any, tokens: Sequence[Sequence[int]], where: str) -> None:
+    """Raises StageError when a token id has no row in the model's table: torch would end in an IndexError that names neither file."""
+    table = model.get_input_embeddings()
+    rows = getattr(table, "num_embeddings", None)
+    largest = max((max(row) for row in tokens if row), default=0)
+    if rows is not None and largest >= rows:
+        raise StageError(
+            f"the tokenizer gives token id {largest}, and the model has embeddings for ids 0 to {rows - 1} only.",
+            where=where,
+            write="The folder's tokenizer.json belongs to another model: take the one that was saved with it.",
+        )
+
+
+def same_ids(tokenizer: Any, other: Any, texts: Sequence[str]) -> npt.NDArray[np.int64] | None:
+    """The other tokenizer's id of each id of `tokenizer`, int64 [vocabulary], when both cut every text into the same tokens; else None.
+
+    So position by position both models read the same token, and what they say of it can be compared. A token that `other` lacks maps to 0;
+    it cannot occur in `texts`.
+    """
+    theirs, ours = other.get_vocab(), tokenizer.get_vocab()
+    table = np.zeros(max(ours.values()) + 1, dtype=np.int64)
+    for token, place in ours.items():
+        table[place] = theirs.get(token, 0)
+    pairs = zip(tokenizer.encode_batch(list(texts)), other.encode_batch(list(texts)), strict=True)
+    return table if all(one.tokens == two.tokens for one, two in pairs) else None
 
 
 def token_table(folder: Path) -> tuple[dict[str, int], npt.NDArray[np.float32]]:
@@ -114,6 +146,22 @@ def normalized(config: Any) -> Any:
     from optimum.utils import NormalizedConfigManager
 
     return NormalizedConfigManager.get_normalized_config_class(config.model_type)(config)
+
+
+def sizes_of(folder: Path) -> dict[str, int]:
+    """`layers`, `width`, `heads` and `ffn` of a model folder, read from its config alone."""
+    from transformers import AutoConfig
+
+    check_folder(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    names = normalized(config)
+    ffn = next((getattr(config, name) for name in ("intermediate_size", "hidden_dim", "ffn_dim") if hasattr(config, name)), 0)
+    return {
+        "layers": int(names.num_layers),
+        "width": int(names.hidden_size),
+        "heads": int(names.num_attention_heads),
+        "ffn": int(ffn or 4 * names.hidden_size),
+    }
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:

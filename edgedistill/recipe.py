@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, ValidationError, field_validator
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
 
 from edgedistill import plugins
 from edgedistill.budget import Budget
-from edgedistill.errors import EdgedistillError, RecipeError
+from edgedistill.errors import EdgedistillError, RecipeError, nearest
 from edgedistill.settings import Section, explain, read_toml
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -28,12 +28,22 @@ class Data(Section):
 
     train: str = Field(description="csv, tsv, jsonl, parquet or text lines; a path, or a source such as pypi:… or hf:…")
     text: str = Field("text", description="column that holds the input text")
-    label: str = Field("label", description="column that holds the class")
+    label: str | list[str] = Field("label", description="column that holds the right answer; task score: or several such columns")
     labelled: bool = Field(True, description="false: nobody labelled the rows, and the answers of a ready-made teacher are taken for right")
-    multi_label: bool = Field(False, description="task classify: a text may have several classes, or none")
+    label_separator: str = Field(
+        "|", min_length=1, description="task multi_label: what stands between the classes of a row (or a JSON list)"
+    )
+    threshold: float = Field(0.5, gt=0, lt=1, description="task multi_label: a class is given from this probability on")
+    classes: dict[str, str | list[str]] = Field(
+        default_factory=dict,
+        description='task classify: classes made from a column: name = value, [values] or a comparison such as "<= -0.5"; other rows are left out',
+    )
+    skip: int = Field(0, ge=0, description="csv and tsv: rows right behind the header that are no data (Orange .tab files have two)")
     test: str | None = Field(None, description="held-out rows; else a stratified, decontaminated split is held out of train")
     traffic: str | None = Field(None, description="unlabelled production inputs: the transfer set grows from these")
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "lines"] = Field("auto", description="auto goes by the file's ending")
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "lines", "conll"] = Field(
+        "auto", description="auto goes by the file's ending"
+    )
     encoding: str = Field("utf-8", description="text encoding of the file")
     delimiter: str | None = Field(None, min_length=1, max_length=1, description="column separator of a csv; else it is detected")
     pattern: str | None = Field(None, description="format = lines: regular expression whose named groups are the columns")
@@ -76,6 +86,39 @@ class Teacher(Section):
     learning_rate: float = Field(2e-4, gt=0, description="peak learning rate of AdamW")
     batch_size: int = Field(32, gt=0, description="rows a step")
     below_floor: Literal["stop", "accept"] = Field("stop", description="what to do when TF-IDF with a linear SVM beats the teacher")
+    calls: int | None = Field(
+        None,
+        ge=32,
+        description="how many texts the teacher may label in all; they are chosen where a quick student is unsure. Else it labels every one",
+        exclude_if=lambda calls: calls is None,  # a teacher made before there was this option keeps its key
+    )
+
+
+class Member(Teacher):
+    """A teacher among several."""
+
+    weight: float = Field(1.0, gt=0, description="how much its answers count among several teachers")
+
+
+Rule = Literal["weighted", "confidence"]
+
+
+class Teachers(Member):
+    """`[teacher]`, and `[[teacher.also]]` for more of them: their soft labels are combined into one set."""
+
+    also: list[Member] = Field(
+        default_factory=list, description="further teachers, each with model, license and weight; the first one leads"
+    )
+    combine: Rule = Field("weighted", description="several teachers: by weight alone, or also by how sure each is of the row")
+
+    def members(self) -> list[tuple[str, Member]]:
+        """Every teacher with its key in the recipe."""
+        return [("teacher", self), *((f"teacher.also[{place}]", member) for place, member in enumerate(self.also))]
+
+
+def alone(member: Teacher, calls: int | None = None) -> Teacher:
+    """A member without what concerns the others, so that its own results do not depend on them. A budget of calls makes no other teacher."""
+    return Teacher(**{name: getattr(member, name) for name in Teacher.model_fields} | {"calls": calls})
 
 
 Method = Literal["delete", "replace", "similar", "recombine", "typo", "case"]
@@ -93,17 +136,70 @@ class Transfer(Section):
         default_factory=_default_methods,
         description="label-free augmentation and the share of each",
     )
+    quotas: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
+        default_factory=dict,
+        description="least share of the transfer set that a slice gets: a built-in one, or a regular expression of data.slices",
+    )
+    held_out: float | None = Field(
+        None,
+        ge=0,
+        le=0.5,
+        description="share of the real texts (of the traffic, else of the training rows; 1,000 at most) that no student learns from: they foretell "
+        "which inputs the student will get wrong, and a search judges its candidates on them; else 0.05, and 0.1 for a search",
+    )
+    pool: float | None = Field(
+        None, ge=1, le=1000, description="with teacher.calls: texts to choose from, in multiples of the training rows; else growth"
+    )
+    choose: Literal["active", "random"] = Field(
+        "active", description="with teacher.calls: where a quick student is unsure, or at random, which is what active must beat"
+    )
 
 
 class Student(Section):
     """`[student]`: what the student can be. May be left out."""
 
-    family: str = Field("auto", description="a file in students/, or auto")
+    family: str = Field(
+        "auto", description="a file in students/; auto searches all families and sizes for the cheapest that keeps the answers"
+    )
     start: str | None = Field(None, description="source of another encoder to cut; else the student is cut from the teacher")
     layers: int | list[int] | None = Field(None, description="how many layers to keep, or which (from 0); else as the family thinks best")
     ffn: int | None = Field(None, ge=8, description="width of the feed-forward part of each layer, pruned by importance; else as it was")
+    width: int | None = Field(
+        None,
+        ge=16,
+        le=4096,
+        description="transformer: width of the layers, projected; conv, static: width of the token table; else as usual",
+    )
+    heads: int | None = Field(None, ge=1, description="transformer: attention heads of each layer, pruned by importance; else as it was")
+    channels: int | None = Field(None, ge=16, le=4096, description="conv: features that each convolution gives; else 256")
+    kernel: int | None = Field(None, ge=1, le=15, description="conv: tokens that a convolution looks at, odd; else 3")
+    ngrams: int | None = Field(None, ge=0, le=1_000_000, description="static: rows of the table of hashed pairs of tokens; 0 for none")
+    head: int | None = Field(None, ge=0, le=4096, description="conv, static: hidden width of the classifier; 0 for a linear one")
     vocabulary: Literal["task", "full"] = Field("task", description="task keeps the tokens that the data can produce")
     max_tokens: int = Field(128, ge=8, le=8192, description="longer inputs are cut off, tokens")
+
+
+class Search(Section):
+    """`[search]`: where student.family = "auto" looks. May be left out."""
+
+    families: list[str] = Field(default_factory=list, description="files in students/ to look into; else all of them")
+    students: list[Student] = Field(default_factory=list, description="the candidates themselves, instead of each family's own sizes")
+
+    @field_validator("families")
+    @classmethod
+    def _families_exist(cls, families: list[str]) -> list[str]:
+        return [_existing("students", family) for family in families]
+
+    @field_validator("students")
+    @classmethod
+    def _candidates_are_whole(cls, students: list[Student]) -> list[Student]:
+        for student in students:
+            if student.family == "auto":
+                raise ValueError('a candidate needs its family, such as family = "transformer"')
+            _existing("students", student.family)
+            if unknown := unknown_options(student, student.family):
+                raise ValueError(unknown)
+        return students
 
 
 class Distill(Section):
@@ -117,12 +213,18 @@ class Distill(Section):
     )
     steps: int | None = Field(None, gt=0, description="optimizer steps; else `epochs` over the transfer set")
     epochs: float = Field(3, gt=0, description="passes over the transfer set")
-    learning_rate: float = Field(5e-4, gt=0, description="peak learning rate of AdamW")
+    learning_rate: float | None = Field(
+        None, gt=0, description="peak learning rate of AdamW; else the family's own: transformer 0.0005, conv and static 0.002"
+    )
     batch_size: int = Field(64, gt=0, description="rows a step and process")
     real_rows: int = Field(1, ge=1, le=50, description="how often a training or traffic row stands in a pass, a grown text standing once")
     dropout: bool = Field(True, description="keep the dropout of the model that the student is cut from")
     average: float = Field(
         0.995, ge=0, lt=1, description="the running average of the weights is kept, with this decay a step; 0 keeps the last ones"
+    )
+    rounds: int = Field(1, ge=1, le=10, description="self-distillation: in each further round the last student teaches the next")
+    round_teacher: Literal["average", "student"] = Field(
+        "average", description="who teaches a further round: teacher and last student, averaged, or the last student alone"
     )
     control: bool = Field(True, description="train the control students that prove the gain")
     processes: int = Field(1, gt=0, description="training processes on this machine")
@@ -147,9 +249,10 @@ class Recipe(Section):
     task: str = Field(description="a file in tasks/")
     seed: int = Field(0, ge=0, description="seed of every random choice")
     data: Data
-    teacher: Teacher
+    teacher: Teachers
     transfer: Transfer = Field(default_factory=Transfer)
     student: Student = Field(default_factory=Student)
+    search: Search = Field(default_factory=Search)
     distill: Distill = Field(default_factory=Distill)
     compile: Compile
     budget: Budget = Field(default_factory=Budget, description="over the target's own")
@@ -161,6 +264,26 @@ class Recipe(Section):
         """Where relative paths of the recipe start."""
         return self._folder
 
+    @model_validator(mode="before")
+    @classmethod
+    def _loss_of_the_task(cls, tables: Any) -> Any:
+        """Soft targets are what the task's logits are: without losses in the recipe, those of the task are taken."""
+        if not isinstance(tables, dict) or not isinstance(tables.get("task"), str) or tables["task"] not in plugins.names("tasks"):
+            return tables
+        distill = tables.get("distill", {})
+        if not isinstance(distill, dict) or "losses" in distill:
+            return tables
+        kind = plugins.find("tasks", tables["task"]).soft(tables.get("data"))
+        return {**tables, "distill": {**distill, "losses": [{"kind": kind}]}}
+
+    @model_validator(mode="after")
+    def _options_fit_the_task(self) -> Recipe:
+        if self.data.classes and self.task != "classify":
+            raise ValueError(f'data.classes makes one class a row, which is for task = "classify", not "{self.task}"')
+        if isinstance(self.data.label, list) and self.task != "score":
+            raise ValueError(f'several label columns are for task = "score", not "{self.task}"; name one with data.label')
+        return self
+
     @field_validator("task")
     @classmethod
     def _task_exists(cls, task: str) -> str:
@@ -168,8 +291,9 @@ class Recipe(Section):
 
     @field_validator("teacher")
     @classmethod
-    def _teacher_exists(cls, teacher: Teacher) -> Teacher:
-        _existing("teachers", teacher.kind)
+    def _teacher_exists(cls, teacher: Teachers) -> Teachers:
+        for _, member in teacher.members():
+            _existing("teachers", member.kind)
         return teacher
 
     @field_validator("student")
@@ -177,7 +301,43 @@ class Recipe(Section):
     def _family_exists(cls, student: Student) -> Student:
         if student.family != "auto":
             _existing("students", student.family)
+            unknown = unknown_options(student, student.family)
+            if unknown:
+                raise ValueError(unknown)
+        elif sized := sorted(student.model_fields_set - ANY_FAMILY - {"vocabulary"}):
+            raise ValueError(
+                f'{" and ".join(sized)} fix a size, so the family must be said too: write family = "transformer" under [student]'
+            )
         return student
+
+    @field_validator("transfer")
+    @classmethod
+    def _transfer_fits(cls, transfer: Transfer, info: ValidationInfo) -> Transfer:
+        data, teacher = info.data.get("data"), info.data.get("teacher")
+        if data is not None:
+            _check_quotas(transfer.quotas, data.slices)
+        if transfer.pool is not None and teacher is not None and teacher.calls is None:
+            raise ValueError(
+                "pool says what to choose from, and nothing says how many to choose. Write calls = … under [teacher], or leave pool out."
+            )
+        return transfer
+
+
+ANY_FAMILY = frozenset({"family", "start", "max_tokens"})  # what every family of students takes
+
+
+def unknown_options(student: Student, family: str) -> str:
+    """What is wrong with options that `family` does not know, and what to write instead; nothing when it knows them all."""
+    known = getattr(plugins.find("students", family), "OPTIONS", None)
+    given = [name for name, value in student if value != Student.model_fields[name].default and name not in ANY_FAMILY]
+    unknown = [name for name in given if known is not None and name not in known]
+    if not unknown:
+        return ""
+    others = [name for name in plugins.names("students") if unknown[0] in getattr(plugins.find("students", name), "OPTIONS", ())]
+    return (
+        f'student.{unknown[0]} is no option of the family "{family}", which has {", ".join(sorted(known or ()))}. '
+        f'Leave it out, or write family = "{others[0]}".'
+    )
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -193,6 +353,21 @@ def _existing(folder: str, name: str) -> str:
     except EdgedistillError as error:
         raise ValueError(error.paragraph()) from None
     return name
+
+
+def _check_quotas(quotas: dict[str, float], slices: dict[str, str | SliceByColumn]) -> None:
+    from edgedistill.slices import BUILT_IN  # here, because it brings numpy
+
+    known = {*BUILT_IN, *slices}
+    for name in quotas:
+        if name not in known:
+            raise ValueError(f'there is no slice "{name}" to give a quota to. {nearest(name, known)}')
+        if isinstance(slices.get(name), SliceByColumn):
+            raise ValueError(
+                f'the slice "{name}" goes by a column, which grown texts do not have. Write a regular expression for it under [data.slices].'
+            )
+    if sum(quotas.values()) > 1:
+        raise ValueError(f"the quotas add up to {sum(quotas.values()):g}. Write shares that add up to 1 at most.")
 
 
 def _checked_loss(loss: dict[str, Any]) -> dict[str, Any]:

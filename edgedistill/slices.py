@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -123,3 +123,18 @@ BUILT_IN: dict[str, tuple[str, Callable[[str, Baseline], bool]]] = {
     "digits": ("holds a digit", lambda text, base: any(char.isdigit() for char in text)),
     "non_latin": ("holds a letter of another script than Latin", lambda text, base: _has_other_script(text)),
 }
+
+
+def member_of(names: Sequence[str], rules: Mapping[str, object], base: Baseline) -> Callable[[str], list[str]]:
+    """A function text → those of `names` that it belongs to.
+
+    rules: the user's slices; only regular expressions can be asked of a text, and they win over built-in slices of the same name.
+    """
+    patterns = {name: re.compile(rule) for name, rule in rules.items() if isinstance(rule, str)}
+    tests: dict[str, Callable[[str], bool]] = {}
+    for name in names:
+        if name in patterns:
+            tests[name] = lambda text, pattern=patterns[name]: bool(pattern.search(text))  # type: ignore[misc]
+        elif name in BUILT_IN:
+            tests[name] = lambda text, belongs=BUILT_IN[name][1]: belongs(text, base)  # type: ignore[misc]
+    return lambda text: [name for name, belongs in tests.items() if belongs(text)]

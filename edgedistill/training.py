@@ -93,7 +93,7 @@ def train(
     model: Any,
     tokens: Sequence[Sequence[int]],
     columns: Mapping[str, Column],
-    loss: Loss,
+    loss: Loss | None,
     schedule: Schedule,
     *,
     pad_id: int,
@@ -103,8 +103,8 @@ def train(
     """Train `model` in place. Goes on from the newest checkpoint under `checkpoints` when there is one.
 
     tokens: token ids of each row. columns: what the loss reads beside the model's outputs, one entry a row; a list of arrays when they are
-    as long as the row's tokens.
-    loss: (outputs, batch) → scalar tensor. label: what the progress is called.
+    as long as the row's tokens. label: what the progress is called.
+    loss: (outputs, batch) → scalar tensor; None when the model takes the whole batch and gives the scalar itself.
     """
     import torch
     from safetensors.torch import load_file, save_file
@@ -128,8 +128,11 @@ def train(
 
     class Learner(Trainer):  # type: ignore[misc]
         def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
-            outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-            value = loss(outputs, inputs)
+            if loss is None:
+                outputs = value = model(**inputs)
+            else:
+                outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+                value = loss(outputs, inputs)
             return (value, outputs) if return_outputs else value
 
     class Progress(TrainerCallback):  # type: ignore[misc]

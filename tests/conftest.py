@@ -127,6 +127,7 @@ below_floor   = "accept"
 [transfer]
 growth = 3
 [student]
+family     = "transformer"
 layers     = 2
 max_tokens = 32
 [distill]

@@ -150,7 +150,7 @@ def test_changed_budget_runs_select_again_and_nothing_before(run: Run, tmp_path:
     recipe.write_text((run.folder / "recipe.toml").read_text() + "size_mb = 0.001\n")
     done = edgedistill("compile", recipe, "-o", tmp_path / "out", home=run.home, check=1)
     fresh = {line.split()[0] for line in done.stderr.splitlines() if line.strip() and "cached" not in line}
-    assert fresh <= {"select", "bundle", "page"}
+    assert fresh <= {"select", "bundle", "foretell", "page"}
     assert "No student meets every limit. The nearest miss is" in done.stdout
     assert "or allow size_mb = " in done.stdout and "No bundle was written" in done.stdout
     assert not (tmp_path / "out" / "laptop-x86" / "bundle").exists()
@@ -161,7 +161,7 @@ def test_second_target_reuses_the_student(run: Run) -> None:
     """A training a device. A device that is not at hand is undecided: exit code 3, a bundle, and no speed claimed."""
     done = edgedistill("compile", run.folder / "recipe.toml", "-t", "raspberry-pi-4", "-o", run.folder / "out", home=run.home, check=3)
     fresh = {line.split()[0] for line in done.stderr.splitlines() if line.strip() and "cached" not in line and not line.startswith(" ")}
-    assert fresh <= {"benchmark", "select", "bundle", "page"}
+    assert fresh <= {"benchmark", "select", "bundle", "foretell", "page"}
     report = json.loads((run.folder / "out" / "raspberry-pi-4" / "report.json").read_text())
     assert report["how"] == "not measured" and all(not variant["timings"] for variant in report["variants"])
     assert edgedistill("verify", run.folder / "out" / "raspberry-pi-4" / "bundle", home=run.home).returncode == 0
@@ -211,7 +211,10 @@ def test_report_renders_again(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "page.html").read_text() == (run.out / "report.html").read_text()
 
 
-STAGES = ["prepare", "teacher", "transfer", "label", "distill", "export", "quantize", "benchmark", "select", "bundle", "page"]
+STAGES = [
+    "prepare", "teacher", "transfer", "label", "embed", "coverage", "distill",
+    "export", "quantize", "benchmark", "select", "bundle", "foretell", "page",
+]  # fmt: skip
 
 
 def test_kill_9_in_every_stage_and_resume(recipe_file: Write, tmp_path: Path) -> None:
@@ -247,3 +250,52 @@ def test_two_processes_train_one_student(recipe_file: Write, tmp_path: Path) -> 
     (folder,) = (tmp_path / "home" / "store").glob("distill-*")
     facts = json.loads((folder / "facts.json").read_text())
     assert facts["batch_size"] == 32 and facts["steps"] == 30
+
+
+# --- the search -------------------------------------------------------------------------------------------------------------------------
+
+SEARCH = """
+[[search.students]]
+family = "transformer"
+layers = 1
+ffn    = 32
+[[search.students]]
+family = "transformer"
+layers = 1
+[[search.students]]
+family = "transformer"
+layers = 4
+"""
+
+
+def searching(write: Write, *changes: tuple[str, str]) -> Path:
+    """The recipe with a search over three sizes in the place of its one student."""
+    return write(('family     = "transformer"\nlayers     = 2\n', ""), ("[compile]", SEARCH + "[compile]"), *changes)
+
+
+def test_search_ends_at_one_student_for_each_target(recipe_file: Write, tmp_path: Path) -> None:
+    """A search that trains everything, or whose choice is not what ships."""
+    recipe = searching(recipe_file, ('targets = ["laptop-x86"]', 'targets = ["laptop-x86", "raspberry-pi-4"]'))
+    edgedistill("compile", recipe, "-o", tmp_path / "out", home=tmp_path / "home", check=3)
+    details = json.loads((tmp_path / "out" / "laptop-x86" / "details.json").read_text())
+    record = details["search"]
+    assert [entry["name"] for entry in record["candidates"]] == [
+        "transformer layers=1 ffn=32",
+        "transformer layers=1",
+        "transformer layers=4",
+    ]
+    assert set(record["targets"]) == {"laptop-x86", "raspberry-pi-4"}
+    assert all(entry["costs"]["laptop-x86"][0]["p50_ms"] > 0 for entry in record["candidates"]), "costs were not measured before training"
+    assert all(cost["p50_ms"] is None for entry in record["candidates"] for cost in entry["costs"]["raspberry-pi-4"]), "a clock nobody read"
+    chosen = record["targets"]["laptop-x86"]["chosen"]
+    assert any(entry["finished"] for entry in record["candidates"] if entry["name"] == chosen)
+    again = edgedistill("compile", recipe, "-o", tmp_path / "out", home=tmp_path / "home", check=3)
+    assert "cached" in again.stderr and " s\n" not in "".join(line for line in again.stderr.splitlines(True) if line.startswith("distill"))
+
+
+def test_budget_that_nothing_can_meet_stops_before_training(recipe_file: Write, tmp_path: Path) -> None:
+    """Hours of training for a student that was too large from the start."""
+    recipe = searching(recipe_file, ("accuracy_drop = 0.5", "accuracy_drop = 0.5\nsize_mb = 0.01"))
+    done = edgedistill("compile", recipe, home=tmp_path / "home", check=1)
+    assert "none of the 3 students can meet the budget, whatever it learns: the nearest is transformer layers=1 ffn=32 as" in done.stderr
+    assert not list((tmp_path / "home" / "store").glob("distill-*")), "something was trained"

@@ -58,7 +58,11 @@ def test_all_problems_at_once(recipe_file: Write) -> None:
             'distill.losses: soft_target: temprature: unknown key. Did you mean "temperature"?',
         ),
         ("steps         = 60", "steps = 60\nlosses = [{weight = 1.0}]", "distill.losses: each loss needs its kind"),
-        ("layers     = 2", 'family = "transfomer"', 'student: there is no student called "transfomer". Did you mean "transformer"?'),
+        (
+            'family     = "transformer"',
+            'family = "transfomer"',
+            'student: there is no student called "transfomer". Did you mean "transformer"?',
+        ),
         ("accuracy_drop = 0.5", "accuracy_drop = 2", "budget.accuracy_drop: input should be less than 1, got 2"),
         ("accuracy_drop = 0.5", 'p90_ms = "20 ms"', "budget.p90_ms: input should be a valid number, got '20 ms'"),
         ('targets = ["laptop-x86"]', "targets = []", "compile.targets: list should have at least 1 item"),
@@ -88,6 +92,42 @@ def test_every_target_reads(name: str) -> None:
     target = find_target(name)
     assert target.name == name
     assert target.link.kind == "local" or "ot measured by us" in Path(f"targets/{name}.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("new", "text"),
+    [
+        ("quotas = {typo = 0.1}", 'transfer: there is no slice "typo" to give a quota to. Did you mean "typos"?'),
+        ("quotas = {typos = 0.7, digits = 0.5}", "transfer: the quotas add up to 1.2. Write shares that add up to 1 at most."),
+        ("quotas = {typos = 0.0}", "transfer.quotas.typos: input should be greater than 0, got 0.0."),
+        (
+            "quotas = {vip = 0.1}",
+            'transfer: the slice "vip" goes by a column, which grown texts do not have. Write a regular expression for it under [data.slices].',
+        ),
+        (
+            "pool = 50",
+            "transfer: pool says what to choose from, and nothing says how many to choose. Write calls = … under [teacher], or leave pool out.",
+        ),
+        ('choose = "best"', "transfer.choose: input should be 'active' or 'random', got 'best'."),
+        ("held_out = 0.9", "transfer.held_out: input should be less than or equal to 0.5, got 0.9."),
+    ],
+)
+def test_transfer_options_that_do_not_fit(recipe_file: Write, new: str, text: str) -> None:
+    """A quota for a slice that nobody defined, met by nothing and missed by nobody; a pool that nothing chooses from."""
+    path = recipe_file(
+        ("growth = 3", f"growth = 3\n{new}"), ('label = "queue"', 'label = "queue"\nslices = {vip = {column = "tier", value = "1"}}')
+    )
+    with pytest.raises(RecipeError) as error:
+        read_recipe(path)
+    assert str(error.value) == f"{path}: {text}"
+
+
+def test_a_budget_of_calls_makes_no_other_teacher(recipe_file: Write) -> None:
+    """A teacher trained again because the number of calls was changed, or because this option came."""
+    with_calls = read_recipe(recipe_file(("epochs        = 6", "epochs = 6\ncalls = 100"))).teacher
+    without = read_recipe(recipe_file()).teacher
+    assert with_calls.calls == 100 and "calls" not in without.model_dump()
+    assert with_calls.model_copy(update={"calls": None}).model_dump() == without.model_dump()
 
 
 def test_unknown_target_offers_the_nearest() -> None:

@@ -60,6 +60,8 @@ def export(model_dir: Path, out: Path, texts: Sequence[str], max_tokens: int, ta
     `fused_attention`, the number of attention layers that became one operator.
     Raises ParityError when a graph or the tokenizer file differs from torch's.
     """
+    import edgedistill.architectures  # noqa: F401  # our own are registered with the Auto classes
+
     out.mkdir(parents=True, exist_ok=True)
     with quiet():
         tokenizer = _write_tokenizer(model_dir, out / "tokenizer.json", texts, max_tokens)
@@ -260,7 +262,9 @@ def _fuse(config: Any, unfused: Path, path: Path, *, whole_attention: bool) -> N
     from optimum.utils import NormalizedConfigManager
 
     if config.model_type not in FUSED_AS_BERT:
-        save_graph(onnx.load(str(unfused)), path)
+        plain = onnx.load(str(unfused))
+        _fold_constants(plain)
+        save_graph(plain, path)
         return
     sizes = NormalizedConfigManager.get_normalized_config_class(config.model_type)(config)
     options = FusionOptions("bert")
@@ -277,6 +281,35 @@ def _fuse(config: Any, unfused: Path, path: Path, *, whole_attention: bool) -> N
     )
     _last_layer_for_first_token(fused.model)
     save_graph(fused.model, path)
+
+
+def _fold_constants(model: Any) -> None:
+    """Compute what follows from constants alone, such as the amounts of a `Pad`, which the tracer writes as ten nodes."""
+    import onnx
+    from onnx import numpy_helper
+    from onnx.reference import ReferenceEvaluator
+
+    graph = model.graph
+    known = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    made: dict[str, npt.NDArray[Any]] = {}
+    left = []
+    for node in graph.node:
+        if all(name in known or not name for name in node.input):
+            lone = onnx.helper.make_graph(
+                [node],
+                "lone",
+                *([onnx.helper.make_tensor_value_info(n, 0, None) for n in names if n] for names in (node.input, node.output)),
+            )
+            evaluator = ReferenceEvaluator(onnx.helper.make_model(lone, opset_imports=model.opset_import))
+            values = evaluator.run(None, {name: known[name] for name in node.input if name})
+            made |= {name: np.asarray(value) for name, value in zip(node.output, values, strict=True)}
+            known |= made
+        else:
+            left.append(node)
+    graph.ClearField("node")
+    graph.node.extend(left)
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in made.items())
+    _drop_unused(graph)
 
 
 def _last_layer_for_first_token(model: Any) -> None:

@@ -3,7 +3,23 @@
 A loss is a module, free of torch when imported, with
 
 - `Options`: a `settings.Section` with at least `weight: float`;
-- `NEEDS`: columns of the batch it reads ("teacher_logits", "labels");
-- `loss(outputs, batch, options) -> Tensor`: a scalar. `outputs` is the student's output (`.logits` is [rows, classes]), `batch` holds the
-  columns as tensors. The weight is applied by the caller.
+- `NEEDS`: what it reads beside the student's logits. Columns of the batch: "teacher_logits", "labels", "teacher_embedding" (the vector
+  that the teacher's head reads, cached beside its logits), and what the frozen teacher shows when it runs on the very batch:
+  "teacher_hidden", "teacher_attention". Asking for one of the last three makes the student show its own;
+- `loss(outputs, batch, options) -> Tensor`: a scalar. `outputs` is a `features.Seen` of the student (`.logits` is [rows, classes], or
+  [rows, tokens, classes] with `batch["mask"]` saying which tokens count), `batch` holds the columns as tensors, `attention_mask` and what
+  the teacher showed, in the same form as in `Seen`. The weight is applied by the caller.
+
+It may have
+
+- `attach(student: Sizes, teacher: Sizes, options) -> Module`: called once before training; raises RecipeError when the loss does not fit
+  the two models. What it gives has trainable parts of the loss's own, such as projections; `loss` then gets it as its fourth argument. It
+  is trained with the student, stands in its checkpoints, and is thrown away at the end;
+- `constant(columns, options) -> Tensor`: the best logits [classes] that ignore the input, had from the teacher's answers to all rows. A
+  student that a quarter of the way does no better has learned nothing, and the run is stopped.
+
+By what they compare: *response* losses (soft_target, binary_target, score_target, top_k_target, hard_answer, hard_label) the answers;
+*feature* losses (hidden_states, embedding_layer, attention_scores, attention_relations) what goes on inside, token by token; *relational*
+losses (distance_angle, similarity_preserving, in_batch_ranking) the distances between texts. The place of on-policy distillation, in which
+the teacher judges what the student itself generates (arXiv:2306.13649), is here too: it comes with generation.
 """

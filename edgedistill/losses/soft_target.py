@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import Field
 
+from edgedistill.features import counted
 from edgedistill.settings import Section
 
 NEEDS = frozenset({"teacher_logits"})
@@ -21,13 +22,19 @@ class Options(Section):
 
 
 def loss(outputs: Any, batch: dict[str, Any], options: Options) -> Any:
-    """T² · KL(softmax(teacher/T) ‖ softmax(student/T)), mean over the rows. Teacher and student logits: float [rows, classes].
+    """T² · KL(softmax(teacher/T) ‖ softmax(student/T)), mean over the answers. Teacher and student logits: float [..., classes].
 
     T² keeps the size of the gradient the same for every temperature (§2 of the paper).
     """
     from torch.nn.functional import kl_div, log_softmax
 
     heat = options.temperature
-    student = log_softmax(outputs.logits.float() / heat, dim=-1)
-    teacher = log_softmax(batch["teacher_logits"].float() / heat, dim=-1)
+    student = log_softmax(counted(outputs.logits, batch) / heat, dim=-1)
+    teacher = log_softmax(counted(batch["teacher_logits"], batch) / heat, dim=-1)
     return heat**2 * kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def constant(columns: dict[str, Any], options: Options) -> Any:
+    """The teacher's mean distribution, as logits."""
+    heat = options.temperature
+    return heat * (counted(columns["teacher_logits"], columns) / heat).softmax(-1).mean(0).log()

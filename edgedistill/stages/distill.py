@@ -13,104 +13,166 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from edgedistill import plugins
-from edgedistill.errors import StageError
-from edgedistill.models import load_model, load_tokenizer, save
+from edgedistill.errors import RecipeError, StageError
+from edgedistill.features import EMBEDDING, TOKEN_LEVEL, needs_of
+from edgedistill.models import check_folder, check_ids, load_model, load_tokenizer, same_ids, save
 from edgedistill.progress import tick
 from edgedistill.recipe import Distill, Student
 from edgedistill.stages.prepare import read_settings
-from edgedistill.stages.teach import teacher_logits
+from edgedistill.stages.teach import read_embeddings, teacher_logits
 from edgedistill.store import Stage, plain
-from edgedistill.tables import read_rows
-from edgedistill.training import Column, Schedule, stacked, train
+from edgedistill.tables import Rows, make_rows, read_rows
+from edgedistill.training import Column, Schedule, batch_of, pad, stacked, train
 
 Run = Literal["distilled", "labels", "train_rows"]
-DEFAULT_FAMILY = "transformer"  # what family = "auto" stands for until there is a search
+SENTENCE_LEVEL = 'Take losses of whole texts instead: "soft_target", "similarity_preserving", "distance_angle" or "in_batch_ranking".'
 
 
 @dataclass(frozen=True)
 class Params:
+    """share: of the steps that the recipe asks for; a trial of a search takes a part of them."""
+
     run: Run
     student: Student
     distill: Distill
     task: str
     precision: str
     seed: int
+    share: float = 1.0
 
 
-def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Path, source: Path) -> None:
-    """Writes `model/` (a Hugging Face folder) and `facts.json`. source: the teacher's artifact, or a model folder to start from."""
-    inputs = {"prepared": prepared, "transfer": transfer, "labels": labels, "source": source}
+def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Path, start: Path, teacher: Path | None = None) -> None:
+    """Writes `model/` (a Hugging Face folder), `facts.json` and `held_out.json` (how it answers the held-out texts).
+
+    start: the student's weights to begin with: an untrained student, or one that was trained for a part of the steps.
+    teacher: its artifact, given when a loss looks inside it while the student learns.
+    """
+    inputs = {"prepared": prepared, "transfer": transfer, "labels": labels, "start": start} | ({"teacher": teacher} if teacher else {})
     if params.distill.processes > 1:
         _in_processes(out, params, inputs)
     else:
         _learn(out, params, **inputs)
 
 
-def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Path, source: Path) -> None:
+def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Path, start: Path, teacher: Path | None = None) -> None:
     """One process's part. Every process does the same; the Trainer divides the rows, and rank 0 writes."""
     from torch import distributed
+
+    from edgedistill.objective import Objective
 
     task, settings = plugins.find("tasks", params.task), read_settings(prepared)
     classes = settings["labels"]
     rows = read_rows(transfer / "transfer.parquet")
     first = not distributed.is_initialized() or distributed.get_rank() == 0
-    start = out / "checkpoints" / "start"
-    if first and not (start / "facts.json").is_file():
-        family = plugins.find("students", DEFAULT_FAMILY if params.student.family == "auto" else params.student.family)
-        folder = source / "model" if (source / "model").is_dir() else source
-        start.mkdir(parents=True, exist_ok=True)
-        facts = family.start(folder, start, params.student, rows.texts, classes, task.HUB_TASK, params.seed)
-        (start / "facts.json").write_text(json.dumps(facts))
-    if distributed.is_initialized():
-        distributed.barrier()
-    student = load_model(start, task.HUB_TASK, classes, dtype="float32")
-    tokenizer = load_tokenizer(start, params.student.max_tokens)
+    student = load_model(start / "model", task.HUB_TASK, classes, dtype="float32")
+    tokenizer = load_tokenizer(start / "model", params.student.max_tokens)
 
     # What the runs differ in: the rows and the losses. The step count is the same for all and follows from the transfer set.
     losses = params.distill.losses if params.run != "labels" else [{"kind": "hard_label", "weight": 1.0, "of": task.hard_kind(settings)}]
-    real = range(_fact(transfer, "training_rows"))
-    places = [*real] if params.run != "distilled" else _with_real_rows(len(rows.texts), transfer, params.distill.real_rows)
     rows_a_step = params.distill.batch_size * params.distill.processes
     steps = params.distill.steps or max(1, round(params.distill.epochs * len(rows.texts) / rows_a_step))
+    steps = max(1, round(params.share * steps))
+    if params.run == "labels":
+        rows = _with_gold(prepared, transfer)
+    real = range(len(rows) if params.run == "labels" else _fact(transfer, "training_rows"))
+    places = [*real] if params.run != "distilled" else _with_real_rows(len(rows.texts), transfer, params.distill.real_rows)
     texts = [rows.texts[place] for place in places]
     encodings = tokenizer.encode_batch(texts)
-    offsets = [encoding.offsets for encoding in encodings]
-    said = teacher_logits(labels / "labels.parquet", [rows.keys[place] for place in places], task, settings)
+    tokens, offsets = [encoding.ids for encoding in encodings], [encoding.offsets for encoding in encodings]
     hard = [task.hard(rows.target(place), settings, text, offset) for place, text, offset in zip(places, texts, offsets, strict=True)]
-    columns: dict[str, Column] = {"labels": stacked(hard), "teacher_logits": said}
-    if hasattr(task, "positions"):
-        columns |= on_tokens(said, [task.positions(text, offset) for text, offset in zip(texts, offsets, strict=True)], offsets)
+    columns: dict[str, Column] = {"labels": stacked(hard)}
+    if params.run != "labels":
+        said = teacher_logits(labels / "labels.parquet", [rows.keys[place] for place in places], task, settings)
+        columns["teacher_logits"] = said
+        if hasattr(task, "positions"):
+            columns |= on_tokens(said, [task.positions(text, offset) for text, offset in zip(texts, offsets, strict=True)], offsets)
+    needs = needs_of(losses)
+    if EMBEDDING in needs:
+        columns[EMBEDDING] = read_embeddings(labels / "labels.parquet", [rows.keys[place] for place in places])
+    check_ids(student, tokens, str(start / "model"))
+    watched, ids = None, None
+    if needs & TOKEN_LEVEL:
+        watched, ids = _watched_teacher(teacher, task.HUB_TASK, classes, tokenizer, texts, params.student.max_tokens)
     if not params.distill.dropout:
         no_dropout(student)
-    student.train()
+    # A control that does not learn is a finding, and a search drops such a candidate; a student that does not learn is a mistake.
+    judged = params.run == "distilled" and params.share > 0.5
+    objective = Objective(losses, student, columns, watched, ids, steps if judged else None)
+    pad_id = student.config.pad_token_id or 0
+    terms, warnings = objective.balance(_sample(tokens, columns, params.distill.batch_size, pad_id))
+    objective.train()
     train(
-        student,
-        [encoding.ids for encoding in encodings],
+        objective,
+        tokens,
         columns,
-        combined(losses),
+        None,
         Schedule(
             steps,
-            params.distill.learning_rate,
+            params.distill.learning_rate or plugins.find("students", params.student.family).LEARNING_RATE,
             params.distill.batch_size,
             params.precision,
             params.seed,
             average=params.distill.average or None,
         ),
-        pad_id=student.config.pad_token_id or 0,
+        pad_id=pad_id,
         checkpoints=out / "checkpoints",
         label={"distilled": "distilling", "labels": "control: labels alone", "train_rows": "control: training rows alone"}[params.run],
     )
+    objective.close()
     if first:
         facts = json.loads((start / "facts.json").read_text())
+        if (transfer / "held_out.parquet").is_file():
+            held = read_rows(transfer / "held_out.parquet")
+            said = teacher_logits(labels / "labels.parquet", held.keys, task, settings)
+            _answer_held_out(out / "held_out.json", student, tokenizer, held, said, task, settings)
         facts |= {"run": params.run, "steps": steps, "batch_size": rows_a_step, "rows": len(texts), "losses": losses}
-        save(student, load_tokenizer(start), out / "model")
+        facts |= {"terms": [term | {"last": last} for term, last in zip(terms, objective.last(), strict=True)], "warnings": warnings}
+        save(student, load_tokenizer(start / "model"), out / "model")
         (out / "facts.json").write_text(json.dumps(facts, indent=1))
+
+
+def _with_gold(prepared: Path, transfer: Path) -> Rows:
+    """Every training row but those held out: a label counts, whether or not the teacher was asked about its text."""
+    train = read_rows(prepared / "train.parquet")
+    held = set(read_rows(transfer / "held_out.parquet").keys) if (transfer / "held_out.parquet").is_file() else set()
+    places = [place for place, key in enumerate(train.keys) if key not in held]
+    return make_rows([train.texts[place] for place in places], train.labels[places], targets=[train.targets[place] for place in places])
+
+
+def _answer_held_out(
+    file: Path,
+    student: Any,
+    tokenizer: Any,
+    rows: Rows,
+    teacher: Sequence[Any] | npt.NDArray[Any],
+    task: ModuleType,
+    settings: dict[str, Any],
+) -> None:
+    """How the student does on texts that it never saw: against their labels or, for traffic that nobody labelled, against the teacher's answers."""
+    import torch
+
+    judged: list[tuple[float, float]] = []
+    with torch.inference_mode():
+        for begin in range(0, len(rows), 64):
+            encodings = tokenizer.encode_batch(rows.texts[begin : begin + 64])
+            batch = {
+                name: torch.from_numpy(values)
+                for name, values in pad([encoding.ids for encoding in encodings], student.config.pad_token_id or 0).items()
+            }
+            for row, (logits, encoding) in enumerate(zip(student(**batch).logits.float().numpy(), encodings, strict=True), begin):
+                text, wanted = rows.texts[row], rows.target(row)
+                if wanted is None:
+                    wanted = task.answer(teacher[row], settings, text)["target"]
+                answer = task.answer(logits, settings, text, encoding.offsets)
+                judged.append(task.judge(answer["target"], wanted, settings))
+    file.write_text(json.dumps({"gained": [gained for gained, _ in judged], "possible": [possible for _, possible in judged]}))
 
 
 def _with_real_rows(count: int, transfer: Path, times: int) -> list[int]:
@@ -142,26 +204,37 @@ def on_tokens(
     return {"teacher_logits": logits, "mask": masks}
 
 
-def combined(losses: list[dict[str, Any]]) -> Any:
-    """The weighted sum of a recipe's losses as one function (outputs, batch) → scalar.
+def _watched_teacher(teacher: Path | None, task: str, classes: list[str], tokenizer: Any, texts: list[str], max_tokens: int) -> Any:
+    """The frozen teacher, and its token id of each of the student's. Raises RecipeError when position i is not the same token to both."""
+    folder = teacher / "model" if teacher is not None else None
+    if folder is None or not (folder / "config.json").is_file():
+        raise RecipeError(
+            "a loss looks inside the teacher, and this teacher can only be asked for answers.", where="distill.losses", write=SENTENCE_LEVEL
+        )
+    check_folder(folder)
+    ids = same_ids(tokenizer, load_tokenizer(folder, max_tokens), texts)
+    if ids is None:
+        raise RecipeError(
+            "a loss compares student and teacher token by token, and their tokenizers cut the texts into different tokens.",
+            where="distill.losses",
+            write=SENTENCE_LEVEL,
+        )
+    model = load_model(folder, task, classes, dtype="float32")
+    model.requires_grad_(False)
+    return model, ids
 
-    Of a task that answers word by word the losses see one row for each token that answers, so that no loss has to know about masks.
-    """
-    terms = []
-    for loss in losses:
-        plugin = plugins.find("losses", loss["kind"])
-        terms.append((plugin.loss, plugin.Options(**{key: value for key, value in loss.items() if key != "kind"})))
 
-    def whole(outputs: Any, batch: dict[str, Any]) -> Any:
-        mask = batch.get("mask")
-        if mask is not None:
-            if not mask.any():
-                return outputs.logits.sum() * 0
-            outputs.logits = outputs.logits[mask]
-            batch = batch | {name: batch[name][mask] for name in ("labels", "teacher_logits")}
-        return sum(options.weight * term(outputs, batch, options) for term, options in terms)
+def _sample(tokens: list[list[int]], columns: dict[str, Column], rows: int, pad_id: int, batches: int = 4) -> list[dict[str, Any]]:
+    """A few batches from all over the rows, on which the losses are weighed before the training."""
+    import torch
 
-    return whole
+    places = np.random.default_rng(0).permutation(len(tokens))
+    made = []
+    for begin in range(0, min(batches * rows, len(places)), rows):
+        chosen = places[begin : begin + rows].tolist()
+        arrays = pad([tokens[place] for place in chosen], pad_id) | {name: batch_of(values, chosen) for name, values in columns.items()}
+        made.append({name: torch.from_numpy(np.asarray(values)) for name, values in arrays.items()})
+    return made
 
 
 def no_dropout(model: Any) -> None:
@@ -219,7 +292,7 @@ def _process() -> None:
     distributed.destroy_process_group()
 
 
-DISTILL = Stage("distill", 4, run, ("torch", "transformers", "accelerate", "tokenizers"))
+DISTILL = Stage("distill", 5, run, ("torch", "transformers", "accelerate", "tokenizers"))
 
 if __name__ == "__main__":
     _process()

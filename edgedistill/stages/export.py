@@ -40,4 +40,4 @@ def _parameters(weights: Path) -> int:
         return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118  # not a dict
 
 
-EXPORT = Stage("export", 3, run, ("torch", "transformers", "onnx", "onnxruntime", "onnxscript"))
+EXPORT = Stage("export", 4, run, ("torch", "transformers", "onnx", "onnxruntime", "onnxscript"))

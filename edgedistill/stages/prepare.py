@@ -14,11 +14,12 @@ task has more settings than its labels (tasks/).
 from __future__ import annotations
 
 import json
+import operator
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +38,8 @@ FEWEST_ROWS = 10  # below this no split, and no figure from it, means anything
 EXAMPLES = 3
 FIRST = 5  # line numbers named in an error and in the card
 SHOWN_CHARS = 200
+COMPARISON = re.compile(r"\s*(<=|>=|<|>)\s*(-?\d+(?:\.\d+)?)\s*")
+COMPARE: dict[str, Callable[[float, float], bool]] = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 MISSING = frozenset({"nan", "NaN", "<NA>", "#N/A"})  # what pandas and spreadsheets write for "nothing"
 
 
@@ -57,7 +60,7 @@ def run(out: Path, params: Params, *, train: Path, test: Path | None = None, tra
     leaks: dict[str, Any] = {}
 
     train_rows, files["train"] = _load(train, data, data.train, task, labelled=data.labelled, sliced=test is None)
-    if data.labelled and params.task == "classify" and not data.multi_label:
+    if data.labelled and params.task == "classify":
         _two_classes(train_rows, files["train"])
     train_rows = _deduplicated(train_rows, files["train"], data.near_duplicate)
     _enough_left(train_rows, files["train"], task, one_side=test is None)
@@ -164,8 +167,11 @@ def _load(
     table = _read(path, data, source, labelled)
     if not len(table):
         raise DataError(f"no row can be used: {describe_bad(bad_rows(table.bad, table.unit))}.", where=source)
-    texts = tables.column(table, data.text, key="data.text")
-    labels = without_point_zero(tables.column(table, data.label, key="data.label")) if labelled else [None] * len(texts)
+    rows_read = len(table) + len(table.bad)
+    texts = _texts(table, data, task)
+    labels = _labels(table, data, task) if labelled else [None] * len(texts)
+    if labelled and data.classes:
+        table, texts, labels = _made_classes(table, texts, labels, data)
     marks = _marks(table, texts, data) if sliced else [[] for _ in texts]
 
     bad = list(table.bad)
@@ -188,7 +194,8 @@ def _load(
         "format": table.format,
         "encoding": None if table.format == "parquet" else data.encoding,
         "delimiter": table.delimiter,
-        "rows_read": len(table) + len(table.bad),
+        "rows_read": rows_read,
+        "rows_of_no_class": rows_read - len(table) - len(table.bad),
         "bad_rows": bad_rows(bad, table.unit),
     }
     if bad and data.bad_rows == "stop":
@@ -203,11 +210,54 @@ def _load(
     return everything.take(good), facts
 
 
+def _texts(table: tables.Table, data: Data, task: ModuleType) -> list[str | None]:
+    """The texts; of a task that reads words, a column of lists of words is joined into texts."""
+    joined = getattr(task, "joined", None)
+    cells = tables.column(table, data.text, key="data.text", lists=joined is not None)
+    return [cell and joined(cell) for cell in cells] if joined and data.text in table.lists else cells
+
+
+def _labels(table: tables.Table, data: Data, task: ModuleType) -> list[str | None]:
+    if isinstance(data.label, list):
+        columns = [tables.column(table, name, key="data.label") for name in data.label]
+        return [None if None in cells else json.dumps(cells) for cells in zip(*columns, strict=True)]
+    return without_point_zero(tables.column(table, data.label, key="data.label", lists=getattr(task, "LISTS", False)))
+
+
+def _made_classes(
+    table: tables.Table, texts: list[str | None], labels: list[str | None], data: Data
+) -> tuple[tables.Table, list[str | None], list[str | None]]:
+    """Classes out of a column's values by the rules of `[data.classes]`; rows that no rule takes are left out."""
+    found = [None if label is None else class_of(label.strip(), data.classes) for label in labels]
+    kept = [place for place, name in enumerate(found) if name is not None or labels[place] is None]
+    columns = {name: [values[place] for place in kept] for name, values in table.columns.items()}
+    smaller = replace(table, columns=columns, numbers=[table.numbers[place] for place in kept])
+    return smaller, [texts[place] for place in kept], [found[place] for place in kept]
+
+
+def class_of(value: str, rules: Mapping[str, str | list[str]]) -> str | None:
+    """The class of a value: the first whose rule takes it. A rule is a value, a list of values, or a comparison such as `<= -0.5`."""
+    for name, rule in rules.items():
+        for wanted in [rule] if isinstance(rule, str) else rule:
+            compared = COMPARISON.fullmatch(wanted)
+            if compared is None:
+                if value == wanted:
+                    return name
+                continue
+            try:
+                number = float(value)
+            except ValueError:
+                continue
+            if COMPARE[compared[1]](number, float(compared[2])):
+                return name
+    return None
+
+
 def _read(path: Path, data: Data, source: str, labelled: bool) -> tables.Table:
     """Traffic is rarely in the training file's format: its own ending wins, and a plain text file has one text a line."""
     if labelled:
         return tables.read_table(
-            path, format=data.format, encoding=data.encoding, delimiter=data.delimiter, pattern=data.pattern, where=source
+            path, format=data.format, encoding=data.encoding, delimiter=data.delimiter, pattern=data.pattern, skip=data.skip, where=source
         )
     format = tables.ENDINGS.get(path.suffix.lower(), "lines" if path.suffix.lower() == ".txt" else data.format)
     table = tables.read_table(path, format=format, encoding=data.encoding, delimiter=data.delimiter, where=source)
@@ -567,6 +617,8 @@ def _warnings(
         if facts["conflicting_labels"]["texts"]:
             conflicts = facts["conflicting_labels"]["texts"]
             lines.append(f"{name}: {conflicts} text{' stands' if conflicts == 1 else 's stand'} with more than one label")
+        if facts.get("rows_of_no_class"):
+            lines.append(f"{name}: {facts['rows_of_no_class']} of {facts['rows_read']} rows are of no class that [data.classes] makes")
         if facts["bad_rows"]["total"] > 0.1 * facts["rows_read"]:
             lines.append(f"{name}: {facts['bad_rows']['total']} of {facts['rows_read']} rows could not be used")
     leaked = leaks.get("test_in_train")

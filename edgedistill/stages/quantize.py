@@ -132,6 +132,11 @@ def compare(task: ModuleType, settings: dict[str, Any], texts: Sequence[str], re
     return Loss(drop, flips, float(task.divergence(*rows, settings).mean()))
 
 
+def calibration_batches(rows: Rows, graphs: Path, max_tokens: int, count: int, seed: int) -> list[dict[str, npt.NDArray[Any]]]:
+    """`count` rows drawn from the transfer set, as the graph's inputs."""
+    return _batches(_encoded(rows, np.random.default_rng(seed).permutation(len(rows.texts))[:count], graphs, max_tokens), graphs)
+
+
 def _encoded(rows: Rows, places: Sequence[int] | npt.NDArray[Any], graphs: Path, max_tokens: int) -> list[Any]:
     from tokenizers import Tokenizer
 

@@ -23,7 +23,7 @@ from edgedistill.progress import tick
 from edgedistill.recipe import Teacher
 from edgedistill.stages.prepare import read_settings
 from edgedistill.store import Stage
-from edgedistill.tables import Rows, read_rows
+from edgedistill.tables import Rows, make_rows, read_rows
 
 SHARD = 4096  # rows a checkpoint of the labelling
 
@@ -87,6 +87,13 @@ class LabelParams:
     max_tokens: int
     precision: str
     lowbit: str = ""
+
+
+@dataclass(frozen=True)
+class EmbeddingLabelParams(LabelParams):
+    """For a recipe whose losses need embeddings too; a class of its own, so that the keys of plain labels do not change."""
+
+    embeddings: bool = True
 
 
 def lowbit(teacher: Teacher) -> str:
@@ -175,8 +182,8 @@ def fine_tune(out: Path, params: FineTuneParams, *, prepared: Path, model: Path)
         kind.adopt(model, out / "model", classes, hub_task)
     facts: dict[str, Any] = {"fine_tuned": tuned, "test_rows": len(test.texts), "metric": task.metric(settings)}
     if any(target is not None for target in test.targets):
-        positions = getattr(task, "positions", None)
-        logits = kind.logits(out / "model", test.texts, classes, hub_task, params.teacher, params.max_tokens, "float32", positions)
+        positions = [task.positions] if hasattr(task, "positions") else []
+        logits = kind.logits(out / "model", test.texts, classes, hub_task, params.teacher, params.max_tokens, "float32", *positions)
         facts["accuracy"] = quality(task, settings, test, logits)
         facts["floor"] = floor_accuracy(train, test) if (test.labels >= 0).all() else None
     (out / "facts.json").write_text(json.dumps(facts, indent=1))
@@ -220,15 +227,28 @@ def floor_accuracy(train: Any, test: Any) -> float:
 
 
 def label(out: Path, params: LabelParams, *, prepared: Path, teacher: Path, transfer: Path) -> None:
-    """Writes `labels.parquet`: key (of the text), logits (float32 list; of a task that answers word by word, those of its words, one after
-    the other). A killed run goes on with the next shard."""
+    """Writes `labels.parquet`: key (of the text), logits (float32 list), of the transfer set and of what was held out of it.
+
+    Of a task that answers word by word the logits are those of its words, one after the other. A killed run goes on with the next shard.
+
+    With EmbeddingLabelParams also `embedding`, the vector that the teacher's head reads (float16 list), had in the same pass.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     kind = plugins.find("teachers", params.teacher.kind)
     task, classes = plugins.find("tasks", params.task), read_settings(prepared)["labels"]
-    positions = getattr(task, "positions", None)
+    positions = [task.positions] if hasattr(task, "positions") else []
     rows = read_rows(transfer / "transfer.parquet")
+    if (transfer / "held_out.parquet").is_file():
+        rows = make_rows([*rows.texts, *read_rows(transfer / "held_out.parquet").texts])
+    embeddings = isinstance(params, EmbeddingLabelParams)
+    if embeddings and not hasattr(kind, "logits_and_embeddings"):
+        raise StageError(
+            f"a loss needs the teacher's embeddings, and a teacher of kind {params.teacher.kind} gives none.",
+            where="distill.losses",
+            write='Take losses of answers, such as "soft_target" or "hard_answer".',
+        )
     # Like lengths side by side before cutting into shards, so that each shard pads little.
     order = sorted(range(len(rows.texts)), key=lambda row: (len(rows.texts[row]), rows.keys[row]))
     checkpoints = out / "checkpoints"
@@ -240,10 +260,12 @@ def label(out: Path, params: LabelParams, *, prepared: Path, teacher: Path, tran
         if not file.is_file():
             texts = [rows.texts[place] for place in places]
             asked = (teacher / "model", texts, classes, task.HUB_TASK, params.teacher, params.max_tokens, params.precision)
-            logits = kind.logits(*asked, *([positions] if positions else []))
+            logits, vectors = kind.logits_and_embeddings(*asked) if embeddings else (kind.logits(*asked, *positions), None)
             if not all(np.isfinite(row).all() for row in logits):
                 raise StageError("the teacher gives logits that are not finite numbers.", where=str(teacher), write="Take another teacher.")
             table = pa.table({"key": [rows.keys[place] for place in places], "logits": [row.ravel() for row in logits]})
+            if vectors is not None:
+                table = table.append_column("embedding", pa.array(list(vectors.astype(np.float16))))
             pq.write_table(table, file.with_suffix(".part"))
             file.with_suffix(".part").replace(file)  # existence means completeness
         files.append(file)
@@ -253,13 +275,22 @@ def label(out: Path, params: LabelParams, *, prepared: Path, teacher: Path, tran
 
 def read_labels(path: Path, keys: list[str]) -> npt.NDArray[np.float32]:
     """The teacher's logits of the texts with these keys, float32 [len(keys), classes]. Raises StageError when one has none."""
+    return _read(path, keys, "logits")
+
+
+def read_embeddings(path: Path, keys: list[str]) -> npt.NDArray[np.float32]:
+    """The teacher's embeddings of the texts with these keys, float32 [len(keys), width]."""
+    return _read(path, keys, "embedding")
+
+
+def _read(path: Path, keys: list[str], column: str) -> npt.NDArray[np.float32]:
     import pyarrow.parquet as pq
 
-    table = pq.read_table(path)
+    table = pq.read_table(path, columns=["key", column])
     place = {key: row for row, key in enumerate(table["key"].to_pylist())}
     _all_there(keys, place, path)
-    logits = np.stack(table["logits"].to_numpy(zero_copy_only=False)).astype(np.float32)
-    return np.asarray(logits[[place[key] for key in keys]])
+    values = np.stack(table[column].to_numpy(zero_copy_only=False)).astype(np.float32)
+    return np.asarray(values[[place[key] for key in keys]])
 
 
 def _all_there(keys: list[str], place: dict[str, int], path: Path) -> None:
@@ -287,4 +318,4 @@ def teacher_logits(path: Path, keys: list[str], task: ModuleType, settings: dict
 # Not bitsandbytes: it is installed for other reasons too, and must not change the key of a teacher that does not use it. `lowbit` in the params does.
 _PACKAGES = ("torch", "transformers", "tokenizers")
 FINE_TUNE = Stage("teacher", 2, fine_tune, (*_PACKAGES, "scikit-learn"))
-LABEL = Stage("label", 1, label, _PACKAGES)
+LABEL = Stage("label", 2, label, _PACKAGES)

@@ -3,7 +3,13 @@
 A family is a module, free of torch when imported, with
 
 - `ABOUT`: one line for people;
+- `OPTIONS`: the names in `recipe.Student` that it knows, beside `family`, `start` and `max_tokens`; any other is refused;
+- `LEARNING_RATE`: peak learning rate of AdamW that suits it, where the recipe says none;
 - `start(source: Path, out: Path, options: recipe.Student, texts, classes, task, seed) -> dict`: writes an untrained student as a
   Hugging Face folder (config.json, model.safetensors, tokenizer.json) under `out` and gives its facts (layers, parameters, vocabulary).
-  `source` is the folder of the model it starts from.
+  `source` is the folder of the model it starts from;
+- `sizes(options: recipe.Student, teacher: Mapping) -> list[recipe.Student]`: candidates from the cheapest to the dearest, each complete; what `options`
+  fixes stays fixed. `teacher`: `layers`, `width`, `heads`, `ffn` of the model they start from.
+
+The smallest, and the tutorial: static.py.
 """

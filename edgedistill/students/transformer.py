@@ -3,24 +3,31 @@
 The student starts from the teacher's own weights: kept layers, kept embedding rows, pooler and head. A student that starts there learns in
 a few epochs what a fresh one does not learn at all. Source: DistilBERT (arXiv:1910.01108, §3) starts from every second layer;
 "Poor Man's BERT" (arXiv:2004.03844) compares which layers to drop. A narrower feed-forward part keeps the neurons that matter most: three
-layers with half of it cost what two full ones do and keep more answers, though fewer than three full ones (DECISIONS.md).
+layers with half of it cost what two full ones do and keep more answers, though fewer than three full ones (DECISIONS.md). A narrower stream
+with fewer heads is projected from the wide one: narrowing.py.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgedistill import vocabulary
 from edgedistill.errors import RecipeError
 from edgedistill.models import load_model, load_tokenizer, normalized, parameter_count, save
+from edgedistill.narrowing import narrow, which_heads
 from edgedistill.recipe import Student
 from edgedistill.training import pad
 
 ABOUT = "transformer encoder: layers cut from the teacher or another encoder, task vocabulary"
+LEARNING_RATE = 5e-4
+OPTIONS = frozenset({"layers", "ffn", "width", "heads", "vocabulary"})
 DEFAULT_LAYERS = 2
+# (layers, share of the width, share of the feed-forward part): cheapest first. Whole layers keep more answers than narrow ones of the same cost
+# (DECISIONS.md), so few are narrow.
+LADDER = ((1, 1 / 2, 1), (2, 1 / 2, 1), (1, 1, 1), (2, 1, 1 / 2), (2, 1, 1), (3, 1, 3 / 4), (4, 1, 1), (6, 1, 1))
 PRUNING_TEXTS = 512  # texts on which the importance of neurons is judged
 
 
@@ -38,6 +45,9 @@ def start(source: Path, out: Path, options: Student, texts: Sequence[str], class
     model = keep_layers(model, layers)
     if options.ffn is not None:
         prune_feed_forward(model, options.ffn, tokenizer, texts)
+    if options.width is not None or options.heads is not None:
+        model = _narrower(model, options, tokenizer, texts)
+        names = normalized(model.config)
     facts: dict[str, Any] = {"vocabulary_before": len(model.get_input_embeddings().weight)}
     if options.vocabulary == "task":
         cut = vocabulary.cut(tokenizer, texts)
@@ -55,6 +65,41 @@ def start(source: Path, out: Path, options: Student, texts: Sequence[str], class
         "parameters_before": before,
         "texts_with_equal_ids": len(texts) if options.vocabulary == "task" else None,
     }
+
+
+def sizes(options: Student, teacher: Mapping[str, Any]) -> list[Student]:
+    """A ladder of candidates from the cheapest to the dearest; what `options` fixes stays fixed.
+
+    teacher: `layers`, `width`, `heads`, `ffn` of the model they start from. Each candidate is complete, and ordered by multiply-adds a token.
+    """
+    layers, width, heads, ffn = (teacher[name] for name in ("layers", "width", "heads", "ffn"))
+    ladder: dict[float, Student] = {}
+    for depth, of_width, of_ffn in LADDER:
+        slim = options.width or max(1, round(of_width * heads)) * (width // heads)
+        deep = min(depth, layers) if options.layers is None else options.layers
+        # In steps of 16, which kernels like; not under 8, which the recipe does not take.
+        narrow_ffn = options.ffn or min(ffn, max(16, round(of_ffn * ffn * slim / width / 16) * 16))
+        cost = (len(deep) if isinstance(deep, list) else deep) * slim * (4 * slim + 2 * narrow_ffn)
+        size = {"layers": deep, "width": slim, "ffn": narrow_ffn, "heads": which_heads(slim, options.heads, width, heads)}
+        # What is as in the source stays unsaid: such a student is a plain cut, and has that one's key.
+        as_it_is = {"width": width, "ffn": ffn, "heads": heads}
+        ladder[cost] = options.model_copy(
+            update={"family": "transformer", **{name: None if as_it_is.get(name) == value else value for name, value in size.items()}}
+        )
+    return [ladder[cost] for cost in sorted(ladder)]
+
+
+def _narrower(model: Any, options: Student, tokenizer: Any, texts: Sequence[str]) -> Any:
+    names = normalized(model.config)
+    width = options.width or names.hidden_size
+    if width > names.hidden_size:
+        raise RecipeError(
+            f"student.width = {width}, but the model it starts from has {names.hidden_size}.", write=f"Write 16 to {names.hidden_size}."
+        )
+    heads = which_heads(width, options.heads, names.hidden_size, names.num_attention_heads)
+    if (width, heads) == (names.hidden_size, names.num_attention_heads):
+        return model
+    return narrow(model, _layer_stack(model, names.num_layers), width, heads, tokenizer, texts)
 
 
 def which_layers(wanted: int | list[int] | None, available: int) -> list[int]:

@@ -6,6 +6,7 @@ is. `settings` is what prepare found out about this task on this data, plain JSO
 JSON, kept as a string in the column `target` of prepared rows; None where nobody said.
 
 - `HUB_TASK`: the name that optimum's TasksManager gives it, from which the torch model class follows;
+- `LISTS`, when it is True: a cell of the label column may be a list, which `read` gets as JSON;
 - `EXACT`: whether two machines must give equal answers (classes, spans) or close logits are all there is to ask (numbers);
 - `about(settings) -> str`: one sentence for the model card;
 - `metric(settings) -> str`: what the quality figure is called in tables;
@@ -18,7 +19,7 @@ JSON, kept as a string in the column `target` of prepared rows; None where nobod
 - `answer(logits, settings, text="", offsets=None) -> dict`: from the logits of one text to what the app shows. Holds "answer", JSON, the same on
   every machine when EXACT; "target", that answer in the form of targets; and "confidence" where there is one. logits: float [outputs];
 - `judge(predicted, target, settings) -> (gained, possible)`: of one row. The metric is Σ gained / Σ possible over rows;
-- `probabilities(logits, settings) -> array`, of the shape of the logits;
+- `probabilities(logits) -> array`, of the shape of the logits; a task of numbers has none;
 - `divergence(reference, logits, settings) -> array`: of each row, ≥ 0 and 0 for equal logits; what quantize looks at where shares jump;
 - `hard(target, settings, text="", offsets=None) -> array`: the label that training reads; missing is -1 (integers) or NaN (floats);
 - `hard_kind(settings) -> str`: which loss that is for, of those that `training.label_loss` knows, and `soft(options) -> str`: the loss in

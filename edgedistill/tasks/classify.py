@@ -86,7 +86,7 @@ def judge(predicted: Any, target: Any, settings: dict[str, Any]) -> tuple[float,
     return float(predicted == target), 1.0
 
 
-def probabilities(logits: npt.NDArray[Any], settings: dict[str, Any] | None = None) -> npt.NDArray[Any]:
+def probabilities(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Softmax over the last axis, computed against the row's maximum so that nothing overflows."""
     raised = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(raised / raised.sum(axis=-1, keepdims=True))

@@ -17,6 +17,7 @@ from edgedistill.tasks.classify import sorted_classes
 
 HUB_TASK = "text-classification"
 EXACT = True
+LISTS = True
 
 
 def about(settings: dict[str, Any]) -> str:
@@ -85,7 +86,11 @@ def answer(
     """The classes from the threshold on, and the probability of each class. logits: float [classes]."""
     spread = probabilities(logits)
     given = sorted(name for name, share in zip(settings["labels"], spread, strict=True) if share >= settings["threshold"])
-    return {"answer": given, "target": given, "probabilities": {name: float(share) for name, share in zip(settings["labels"], spread, strict=True)}}
+    return {
+        "answer": given,
+        "target": given,
+        "probabilities": {name: float(share) for name, share in zip(settings["labels"], spread, strict=True)},
+    }
 
 
 def judge(predicted: Any, target: Any, settings: dict[str, Any]) -> tuple[float, float]:
@@ -93,7 +98,7 @@ def judge(predicted: Any, target: Any, settings: dict[str, Any]) -> tuple[float,
     return 2.0 * len({*predicted} & {*target}), float(len(predicted) + len(target))
 
 
-def probabilities(logits: npt.NDArray[Any], settings: dict[str, Any] | None = None) -> npt.NDArray[Any]:
+def probabilities(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Sigmoid, by way of tanh, which does not overflow."""
     return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)))
 

@@ -90,11 +90,6 @@ def judge(predicted: Any, target: Any, settings: dict[str, Any]) -> tuple[float,
     return spread - float((((np.asarray(predicted) - np.asarray(target)) / width) ** 2).sum()), spread
 
 
-def probabilities(logits: npt.NDArray[Any], settings: dict[str, Any] | None = None) -> npt.NDArray[Any]:
-    """None here: the numbers themselves."""
-    return logits
-
-
 def divergence(reference: npt.NDArray[Any], logits: npt.NDArray[Any], settings: dict[str, Any]) -> npt.NDArray[Any]:
     """Squared distance of each row, in units of the spread."""
     return np.asarray(((reference - logits) ** 2).sum(axis=-1))

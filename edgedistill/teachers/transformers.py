@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.errors import StageError, missing_extra
-from edgedistill.models import check_folder, load_model, load_tokenizer, save
+from edgedistill.features import EMBEDDING, Observer
+from edgedistill.models import check_folder, check_ids, load_model, load_tokenizer, save
 from edgedistill.recipe import Teacher
 from edgedistill.training import Schedule, label_loss, pad, quiet, stacked, train
 
+TEACHABLE = True
 TOKENS_A_BATCH = 4096  # padded tokens: large enough to keep the CPU busy, small enough for its cache
 
 
@@ -111,21 +113,51 @@ def logits(
 
     Texts of like length share a batch, so little is spent on padding.
     """
+    return _ask(model, texts, classes, task, options, max_tokens, precision, frozenset(), positions)[0]
+
+
+def logits_and_embeddings(
+    model: Path, texts: Sequence[str], classes: list[str], task: str, options: Teacher, max_tokens: int, precision: str
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """The same logits, and of each text the vector that the teacher's head reads, float32 [len(texts), width]."""
+    return _ask(model, texts, classes, task, options, max_tokens, precision, frozenset({EMBEDDING}))
+
+
+def _ask(
+    model: Path,
+    texts: Sequence[str],
+    classes: list[str],
+    task: str,
+    options: Teacher,
+    max_tokens: int,
+    precision: str,
+    needs: frozenset[str],
+    positions: Positions | None = None,
+) -> tuple[Any, npt.NDArray[np.float32]]:
     import torch
 
     loaded = _cached_model(str(model), task, tuple(classes), options.load)
     tokenizer = load_tokenizer(model, max_tokens)
     encodings = tokenizer.encode_batch(list(texts))
     tokens = [encoding.ids for encoding in encodings]
+    check_ids(loaded, tokens, str(model))
     out: list[Any] = [None] * len(texts)
+    embeddings = np.empty((len(texts), 0), dtype=np.float32)
+    watched = Observer(loaded, needs, "teacher")
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
         for places in batches_by_length([len(row) for row in tokens]):
             batch = {
                 name: torch.from_numpy(values) for name, values in pad([tokens[p] for p in places], loaded.config.pad_token_id or 0).items()
             }
-            for place, row in zip(places, loaded(**batch).logits.float().numpy(), strict=True):
-                out[place] = row[positions(texts[place], encodings[place].offsets)] if positions else row
-    return out if positions else np.stack(out) if out else np.zeros((0, len(classes)), np.float32)
+            seen = watched(**batch)
+            for place, row in zip(places, seen.logits.float().numpy(), strict=True):
+                out[place] = row[positions(texts[place], encodings[place].offsets)] if positions else row.copy()
+            if needs:
+                if not embeddings.shape[1]:
+                    embeddings = np.empty((len(texts), seen.embedding.shape[-1]), dtype=np.float32)
+                embeddings[places] = seen.embedding.float().numpy()
+    watched.close()
+    return out if positions else np.stack(out) if out else np.zeros((0, len(classes)), np.float32), embeddings
 
 
 def batches_by_length(lengths: Sequence[int], tokens_a_batch: int = TOKENS_A_BATCH) -> list[list[int]]:

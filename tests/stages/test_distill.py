@@ -11,8 +11,10 @@ import torch
 from edgedistill.errors import RecipeError
 from edgedistill.models import load_model, load_tokenizer
 from edgedistill.recipe import Student
+from edgedistill.stages import distill
 from edgedistill.students import transformer
 from edgedistill.students.transformer import which_layers
+from edgedistill.tables import make_rows, write_rows
 from edgedistill.training import Schedule, pad, train
 from tests.conftest import tickets
 
@@ -124,3 +126,13 @@ def test_average_is_the_running_mean(tiny_teacher: Path, tmp_path: Path) -> None
         train(model, [[2, 9, 3]], {}, loss, schedule, pad_id=0, checkpoints=tmp_path / str(average), label="x")
         kept[average] = (model.classifier.weight.detach() - before)[0].abs().sum()
     assert 0.1 * kept[None] < kept[0.9] < 0.98 * kept[None]
+
+
+def test_control_learns_every_gold_label_and_none_that_is_held_out(tmp_path: Path) -> None:
+    """A control of fewer labels than the user has, since the teacher was asked about few texts: a gain that is none."""
+    for name in ("prepared", "transfer"):
+        (tmp_path / name).mkdir()
+    write_rows(tmp_path / "prepared" / "train.parquet", make_rows(["a", "b", "c"], [0, 1, 2]))
+    write_rows(tmp_path / "transfer" / "held_out.parquet", make_rows(["b"], [1]))
+    rows = distill._with_gold(tmp_path / "prepared", tmp_path / "transfer")
+    assert rows.texts == ["a", "c"] and rows.labels.tolist() == [0, 2]

@@ -15,7 +15,7 @@ import pytest
 from edgedistill.budget import Budget
 from edgedistill.errors import InputError
 from edgedistill.report import Report, accuracy_difference, write_report
-from edgedistill.stages.page import FIGURES, count, flat, number, points, render, render_run, signed
+from edgedistill.stages.page import DATA_FIGURES, FIGURES, count, flat, number, points, render, render_run, signed
 from edgedistill.stages.select import Choice, choose
 
 pytest.importorskip("plotly")
@@ -72,6 +72,10 @@ def a_report(how: str = "measured", classes: tuple[str, ...] = ("billing", EVIL,
     )  # fmt: skip
 
 
+def some_figure(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.01, "high": value + 0.01}
+
+
 def some_details() -> dict[str, Any]:
     file = {
         "source": "tickets.csv", "format": "csv", "encoding": "utf-8", "delimiter": ",", "rows_read": 1000, "rows_left": 780,
@@ -98,7 +102,27 @@ def some_details() -> dict[str, Any]:
                        {"name": "non_latin", "rows": 0, "about": "another script", "built_in": True}],
         },
         "transfer": {"rows": 5000, "training_rows": 660, "traffic_rows": 0, "grown_rows": 4340, "dropped_like_test": {"exact": 1, "near": 2},
-                     "methods": {"delete": 0.5, "typo": 0.5}, "examples": [EVIL]},
+                     "methods": {"delete": 0.5, "typo": 0.5}, "examples": [EVIL], "held_out_rows": 35, "calls": 900, "pool_rows": 9000, "choose": "active",
+                     "rounds": [{"calls": 300, "doubt": None}, {"calls": 600, "doubt": 0.9, "doubt_of_pool": 0.4}],
+                     "quotas": [{"name": "typos", "asked": 0.1, "rows": 20, "share": 0.004, "reached": False}]},
+        "coverage": {
+            "space": "a space", "traffic": "traffic file", "traffic_texts": 500, "transfer_texts": 5000,
+            "traffic_looked_at": 500, "transfer_looked_at": 5000,
+            "coverage": some_figure(0.9), "coverage_of_held_out": some_figure(0.8), "held_out_rows": 30, "coverage_expected": 0.99,
+            "distance": {**some_figure(0.02), "chance": 0.01},
+            "clusters": [{"name": f"refund, {EVIL}", "rows": 60, "coverage": some_figure(0.5), "traffic_share": some_figure(0.1),
+                          "transfer_share": some_figure(0.05), "drift": {"value": -0.05, "low": -0.09, "high": -0.01},
+                          "typical": [EVIL], "uncovered": [f"a text {EVIL}"]}],
+        },
+        "foretold": {
+            "binary": "student int8_dynamic", "rows": 100, "wrong": some_figure(0.08), "groups_looked_at": {"cluster": 3, "slice": 4, "word": 50},
+            "groups": {"cluster": [], "slice": [], "word": [{"name": EVIL, "rows": 9, "wrong": 5, "expected": some_figure(0.4), "told": True,
+                "examples": [{"text": EVIL, "answered": EVIL, "teacher": "billing", "confidence": 0.7}]}]},
+            "sure_and_wrong": [{"text": "a sure one", "answered": "other", "teacher": EVIL, "confidence": 0.99}],
+            "thresholds": [{"wanted": 0.95, "seen": {"confidence": 0.81, "kept": 0.9, "precision": 0.96}, "promised": None},
+                           {"wanted": 0.9, "seen": {"confidence": 0.5, "kept": 1.0, "precision": 0.92},
+                            "promised": {"confidence": 0.62, "kept": 0.97, "precision": 0.94}}],
+        },
         "teacher": {"fine_tuned": True, "accuracy": 0.95, "floor": 0.8, "test_rows": ROWS},
         "runs": {},
         "quantized": {"onnx_int8_dynamic": {
@@ -175,8 +199,8 @@ def test_figures_fit_plotlys_schema(report: Report) -> None:
     """A misspelt property that plotly.js would silently ignore."""
     graph_objects = pytest.importorskip("plotly.graph_objects")
     chosen = report.variant(choose(report).chosen)
-    for draw in FIGURES.values():
-        figure = draw(report, chosen)
+    figures = [draw(report, chosen) for draw in FIGURES.values()] + [draw_data(some_details()) for draw_data in DATA_FIGURES.values()]
+    for figure in figures:
         if figure is not None:
             text = json.dumps(figure, allow_nan=False)
             graph_objects.Figure(json.loads(re.sub(r'"--[a-z0-9]+"', '"#123456"', text)))
@@ -237,6 +261,20 @@ def test_reading_of_a_gain_follows_its_interval() -> None:
     page = page_of(same)
     assert "not told apart from zero" in page.text
     assert "a gain" not in page.text.split("Slices The same")[0].split("McNemar Reading")[1]
+
+
+def test_what_the_transfer_set_lacks_and_what_will_go_wrong_is_said() -> None:
+    """A worst-covered kind, a missed quota or a foretold mistake that stands in the facts and not on the page."""
+    page = page_of(a_report())
+    assert "covered [89.0, 91.0]" in page.text and "chance alone stays under 0.0100" in page.text
+    assert f"refund, {EVIL} such as “{EVIL}” 60 50.0 49.0 to 51.0 10.0 5.0 −5.0 −9.0 to −1.0 a text {EVIL}" in page.text
+    assert "typos 10.0 0.4 20 not met : the texts gave no more" in page.text
+    assert "The teacher labelled 900 of 9,000 texts, where a committee of quick students was in doubt" in page.text
+    assert "It differs from the teacher on 8.0 % of them [7.0, 9.0]" in page.text
+    assert "95 100 rows cannot promise it 0.810 90.0" in page.text and "90 0.620 97.0 0.500 100.0" in page.text
+    assert "kinds" in page.figures
+    nothing = page_of(a_report(), some_details() | {"foretold": {"rows": 0, "binary": "b"}, "coverage": {}})
+    assert "Nothing was held out" in nothing.text and "kinds" not in nothing.figures
 
 
 def test_details_may_be_missing() -> None:

@@ -140,6 +140,18 @@ def test_interrupted_labelling_goes_on(headed: Path, tmp_path: Path, monkeypatch
         read_labels(out / "labels.parquet", [*keys, "0" * 32])
 
 
+def test_held_out_texts_are_labelled_too(headed: Path, tmp_path: Path) -> None:
+    """Held-out texts that nobody knows the teacher's answer to."""
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "model").symlink_to(headed)
+    inputs = prepared_and_transfer(tmp_path, ["refund my invoice"]) | {"teacher": tmp_path / "teacher"}
+    held = make_rows(["late parcel"])
+    write_rows(tmp_path / "transfer" / "held_out.parquet", held)
+    (tmp_path / "out").mkdir()
+    label(tmp_path / "out", LabelParams(Teacher(model="m"), "classify", 32, "float32"), **inputs)
+    assert read_labels(tmp_path / "out" / "labels.parquet", held.keys).shape == (1, 3)
+
+
 @pytest.mark.parametrize("load", ["8bit", "4bit"])
 def test_quantized_teacher_really_is_and_nearly_agrees(headed: Path, load: str) -> None:
     """An option that loads float weights all the same, or a teacher that forgets its answers."""

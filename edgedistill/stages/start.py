@@ -1,0 +1,38 @@
+"""start: a student before any training, cut out of the model it starts from.
+
+It stands apart from distill because most of what a student costs does not depend on its weights: size, latency and memory of an untrained one
+are those of the trained one, so that a student over the budget is found out here, in seconds (`probe`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgedistill import plugins
+from edgedistill.recipe import Student
+from edgedistill.store import Stage
+from edgedistill.tables import read_rows
+
+
+@dataclass(frozen=True)
+class Params:
+    student: Student
+    task: str
+    seed: int
+
+
+def run(out: Path, params: Params, *, prepared: Path, transfer: Path, source: Path) -> None:
+    """Writes `model/` (a Hugging Face folder) and `facts.json`. source: the teacher's artifact, or a model folder."""
+    classes = json.loads((prepared / "classes.json").read_text())
+    family = plugins.find("students", params.student.family)
+    folder = source / "model" if (source / "model").is_dir() else source
+    texts = read_rows(transfer / "transfer.parquet").texts
+    (out / "model").mkdir(exist_ok=True)
+    hub_task = plugins.find("tasks", params.task).HUB_TASK
+    facts = family.start(folder, out / "model", params.student, texts, classes, hub_task, params.seed)
+    (out / "facts.json").write_text(json.dumps({"family": params.student.family, **facts}, indent=1))
+
+
+START = Stage("start", 1, run, ("torch", "transformers", "tokenizers"))
