@@ -60,7 +60,9 @@ class Built:
 
 def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, until: Until = "bundle") -> list[Built]:
     """The pipeline, from top to bottom. Every step is a stage whose result `make` finds or makes."""
-    data = {name: _source(recipe, f"data.{name}", cache) for name in ("train", "test", "traffic") if getattr(recipe.data, name)}
+    data = {
+        name: _source(recipe, f"data.{name}", cache) for name in ("train", "test", "traffic", "templates") if getattr(recipe.data, name)
+    }
     prepared = make(prepare.PREPARE, prepare.Params(recipe.data, recipe.seed, recipe.task, _ruling_labels(recipe, cache)), **data)
     if until == "prepare":
         return [Built(target, {"prepare": prepared}) for target in targets]
@@ -68,17 +70,18 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
     precision, tokens = _precision(), recipe.student.max_tokens
     teachers = [_taught(make, recipe, member, where, cache, precision, prepared) for where, member in recipe.teacher.members()]
     model, teacher = teachers[0].model, teachers[0].artifact
+    encoder = model if _teachable(recipe) else _source(recipe, "student.start", cache)  # whose vectors say which words and texts are alike
     texts = make(
         transfer.TRANSFER,
         transfer.Params(_pool(recipe), recipe.data.near_duplicate, recipe.seed, recipe.data.slices),
         prepared=prepared,
-        model=model,
+        model=encoder,
     )
     texts, labels = _labels(make, recipe, teachers, precision, prepared, texts)
     if until == "teach":
         return [Built(target, {"prepare": prepared, "teach": labels}) for target in targets]
 
-    embedded = make(embed.EMBED, embed.Params(tokens, precision, recipe.seed), prepared=prepared, transfer=texts, model=model)
+    embedded = make(embed.EMBED, embed.Params(tokens, precision, recipe.seed), prepared=prepared, transfer=texts, model=encoder)
     covered = make(coverage.COVERAGE, coverage.Params(recipe.seed), embedded=embedded, transfer=texts)
     base = _Base(make, recipe, cache, precision, prepared, texts, labels, teachers[0])
     chosen, record = _search(base, targets, model) if recipe.student.family == "auto" else _as_asked(base, targets)
@@ -100,7 +103,7 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
         }
         results |= binaries
         if until in ("benchmark", "select", "bundle"):
-            entries, files = _entries(graphs, binaries)
+            entries, files = _entries(graphs, binaries, _teachable(recipe))
             facts: dict[str, Any] = {
                 "name": recipe.name,
                 "task": recipe.task,
@@ -152,6 +155,19 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
             )
         built.append(Built(target, results))
     return built
+
+
+def _teachable(recipe: Recipe) -> bool:
+    """Whether the teacher is a model that can be looked into and cut, or only be run. Raises RecipeError when the student has no start then."""
+    if plugins.find("teachers", recipe.teacher.kind).TEACHABLE:
+        return True
+    if recipe.student.start is None:
+        raise RecipeError(
+            f'a teacher of kind "{recipe.teacher.kind}" can only be run, so no student can be cut from it.',
+            where="student.start",
+            write='Name an encoder to start from, such as start = "hf:sentence-transformers/all-MiniLM-L6-v2" under [student].',
+        )
+    return False
 
 
 def _controls(recipe: Recipe) -> list[distill.Run]:
@@ -465,11 +481,13 @@ def _quantized(make: Make, recipe: Recipe, budget: Budget, scheme: str, **inputs
     return plain
 
 
-def _entries(graphs: dict[str, Artifact], binaries: dict[str, Artifact]) -> tuple[tuple[benchmark.Entry, ...], dict[str, Keyed]]:
+def _entries(
+    graphs: dict[str, Artifact], binaries: dict[str, Artifact], teachable: bool
+) -> tuple[tuple[benchmark.Entry, ...], dict[str, Keyed]]:
     """What is benchmarked, and the folders of its files."""
     names = {"labels": "control: labels alone", "train_rows": "control: training rows alone"}
     entries = [
-        benchmark.Entry("teacher", "teacher float", "teacher", "float"),
+        benchmark.Entry("teacher", "teacher float" if teachable else "teacher as it is", "teacher", "float" if teachable else "as it is"),
         benchmark.Entry("student", "student float", "student", "float"),
     ]
     files: dict[str, Keyed] = {
@@ -496,7 +514,7 @@ def _pool(recipe: Recipe) -> Transfer:
 
 def _lineage(recipe: Recipe, data: dict[str, Source], teachers: Sequence[_Taught]) -> dict[str, Any]:
     """Where the model comes from: enough to make it again, and no path of this machine."""
-    asked = recipe.model_dump(mode="json", exclude={"compile": True, "data": {"train", "test", "traffic"}})
+    asked = recipe.model_dump(mode="json", exclude={"compile": True, "data": {"train", "test", "traffic", "templates"}})
     first, *more = [{**one.terms, "model": one.model.origin, "sha256": one.model.key} for one in teachers]
     return {
         "data": {name: {"source": source.origin, "sha256": source.key} for name, source in data.items()},

@@ -41,6 +41,8 @@ class Data(Section):
     skip: int = Field(0, ge=0, description="csv and tsv: rows right behind the header that are no data (Orange .tab files have two)")
     test: str | None = Field(None, description="held-out rows; else a stratified, decontaminated split is held out of train")
     traffic: str | None = Field(None, description="unlabelled production inputs: the transfer set grows from these")
+    templates: str | None = Field(None, description="a .toml file of templates with slots: texts drawn from it join the training file's")
+    template_rows: int = Field(2000, gt=0, description="how many texts are drawn from the templates")
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "lines", "conll"] = Field(
         "auto", description="auto goes by the file's ending"
     )
@@ -278,6 +280,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _options_fit_the_task(self) -> Recipe:
+        if self.data.templates and self.data.labelled:
+            raise ValueError("data.templates gives texts without labels; write labelled = false under [data]")
         if self.data.classes and self.task != "classify":
             raise ValueError(f'data.classes makes one class a row, which is for task = "classify", not "{self.task}"')
         if isinstance(self.data.label, list) and self.task != "score":

@@ -88,7 +88,8 @@ def read_table(
     """Read a data file; all values become strings or None.
 
     format: one of FORMATS, or auto to go by the file's ending. delimiter: of a csv; else it is detected. pattern: of lines; each named
-    group is a column. skip: rows of a csv or tsv right behind the header that are no data. where: what to call the file in errors, else its path. Raises DataError when the file as a whole cannot be read.
+    group is a column. skip: rows of a csv or tsv right behind the header that are no data.
+    where: what to call the file in errors, else its path. Raises DataError when the file as a whole cannot be read.
     """
     where = where or str(path)
     if path.is_dir():

@@ -40,7 +40,7 @@ class Model:
         """Logits of one text, float32 [outputs], or [tokens, outputs] where the model answers token by token."""
         row = np.array([ids], dtype=np.int64)
         feeds = {"input_ids": row, "attention_mask": np.ones_like(row), "token_type_ids": np.zeros_like(row)}
-        return np.asarray(self.session.run(None, {name: feeds[name] for name in self.wants})[0][0])
+        return np.asarray(self.session.run(["logits"], {name: feeds[name] for name in self.wants})[0][0])
 
 
 def _cut_to(values: list[Any], count: int) -> list[Any]:

@@ -33,6 +33,7 @@ from edgedistill.errors import DataError, nearest
 from edgedistill.recipe import Data, SliceByColumn
 from edgedistill.slices import BUILT_IN, Baseline, baseline, letters, slices_of, words
 from edgedistill.store import Stage
+from edgedistill.templates import draw_texts, read_templates
 
 FEWEST_ROWS = 10  # below this no split, and no figure from it, means anything
 EXAMPLES = 3
@@ -53,13 +54,19 @@ class Params:
     labels: tuple[str, ...] | None = None
 
 
-def run(out: Path, params: Params, *, train: Path, test: Path | None = None, traffic: Path | None = None) -> None:
+def run(
+    out: Path, params: Params, *, train: Path, test: Path | None = None, traffic: Path | None = None, templates: Path | None = None
+) -> None:
     """Clean, deduplicate, split, decontaminate, describe. Raises DataError, whose text says which rows and what to write."""
     data, task = params.data, plugins.find("tasks", params.task)
     files: dict[str, Any] = {}
     leaks: dict[str, Any] = {}
 
     train_rows, files["train"] = _load(train, data, data.train, task, labelled=data.labelled, sliced=test is None)
+    if templates is not None:
+        drawn = draw_texts(read_templates(templates, data.templates or str(templates)), data.template_rows, params.seed)
+        train_rows = train_rows.and_drawn(drawn)
+        files["train"]["drawn_from_templates"] = len(drawn)
     if data.labelled and params.task == "classify":
         _two_classes(train_rows, files["train"])
     train_rows = _deduplicated(train_rows, files["train"], data.near_duplicate)
@@ -150,6 +157,11 @@ class _Sample:
         """Targets as strings that are equal when the targets are; "" for unlabelled."""
         return ["" if target is None else target if isinstance(target, str) else json.dumps(target) for target in self.targets]
 
+    def and_drawn(self, texts: Sequence[str]) -> _Sample:
+        """With unlabelled texts behind its own."""
+        count = len(texts)
+        return _Sample([*self.texts, *texts], [*self.targets, *[None] * count], [*self.numbers, *[0] * count], [*self.marks, *[[]] * count])
+
     def take(self, places: Iterable[int]) -> _Sample:
         chosen = list(places)
         return _Sample(
@@ -169,7 +181,7 @@ def _load(
         raise DataError(f"no row can be used: {describe_bad(bad_rows(table.bad, table.unit))}.", where=source)
     rows_read = len(table) + len(table.bad)
     texts = _texts(table, data, task)
-    labels = _labels(table, data, task) if labelled else [None] * len(texts)
+    labels: list[str | None] = _labels(table, data, task) if labelled else [None] * len(texts)
     if labelled and data.classes:
         table, texts, labels = _made_classes(table, texts, labels, data)
     marks = _marks(table, texts, data) if sliced else [[] for _ in texts]
