@@ -13,7 +13,7 @@ import numpy as np
 from edgedistill.report import FEW_ROWS, Figure, Report, Variant, Verdict, accuracy, accuracy_difference, flips
 from edgedistill.stages.select import shown
 
-LIMITS = {"p90_ms": "Latency, p90", "size_mb": "Size", "peak_mb": "Peak memory", "accuracy_drop": "Accuracy drop"}
+LIMITS = {"p90_ms": "Latency, p90", "size_mb": "Size", "peak_mb": "Peak memory", "accuracy_drop": "{metric} drop"}
 GAINS = {
     "control: labels alone": ("Distillation", "against the same student trained on the labels alone, with as many steps"),
     "control: training rows alone": ("Transfer set", "against the same student distilled on the training rows alone, with as many steps"),
@@ -91,7 +91,7 @@ def limit_card(report: Report, chosen: str, limit: Verdict) -> dict[str, Any]:
         if drop.high > limit.allowed:
             doubt = f"Met as seen, but {len(report.keys):,} test rows cannot rule out a drop of {percent(drop.high)} points."
     return {
-        "name": LIMITS[limit.limit],
+        "name": LIMITS[limit.limit].format(metric=metric_name(report)),
         "state": limit.state,
         "value": signed(shown(limit.value, limit.limit)),
         "allowed": shown(limit.allowed, limit.limit),
@@ -131,6 +131,16 @@ def slice_rows(report: Report, chosen: Variant, card: dict[str, Any]) -> list[di
             entry |= beside(report, chosen, places)
         found.append(entry)
     return sorted(found, key=lambda entry: -entry["rows"])
+
+
+def metric_name(report: Report) -> str:
+    """The metric's name at the beginning of a line."""
+    return report.metric[:1].upper() + report.metric[1:]
+
+
+def single_label(report: Report) -> bool:
+    """Whether each answer is one class, so that classes can be mixed up."""
+    return all(isinstance(answer, int) for answer in report.expected)
 
 
 def class_rows(report: Report, chosen: Variant) -> list[dict[str, Any]]:
