@@ -179,7 +179,9 @@ class Student(Section):
         None, ge=0, le=1_000_000, description="static: rows of the table of hashed pairs of tokens; 0 for none; else 16384"
     )
     head: int | None = Field(None, ge=0, le=4096, description="conv, static: hidden width of the classifier; 0 for a linear one")
-    vocabulary: Literal["task", "full"] = Field("task", description="task keeps the tokens that the data can produce")
+    vocabulary: Literal["task", "full"] | Annotated[int, Field(ge=256)] = Field(
+        "task", description="task keeps the tokens that the data can produce; a number keeps that many, the most frequent; full keeps all"
+    )
     max_tokens: int = Field(128, ge=8, le=8192, description="longer inputs are cut off, tokens")
 
 

@@ -64,8 +64,8 @@ def start_small(
     tokenizer = load_tokenizer(source)
     before = len(teacher.get_input_embeddings().weight)
     cut = (
-        vocabulary.cut(tokenizer, texts)
-        if options.vocabulary == "task"
+        vocabulary.cut(tokenizer, texts, options.vocabulary if isinstance(options.vocabulary, int) else None)
+        if options.vocabulary != "full"
         else vocabulary.Cut(tokenizer, list(range(tokenizer.get_vocab_size())))
     )
     seen = counts(cut.tokenizer, texts)

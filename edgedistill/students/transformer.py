@@ -50,8 +50,8 @@ def start(source: Path, out: Path, options: Student, texts: Sequence[str], class
     if options.ffn is not None:
         prune_feed_forward(model, options.ffn, tokenizer, texts)
     facts: dict[str, Any] = {"vocabulary_before": len(model.get_input_embeddings().weight)}
-    if options.vocabulary == "task":
-        cut = vocabulary.cut(tokenizer, texts)
+    if options.vocabulary != "full":
+        cut = vocabulary.cut(tokenizer, texts, options.vocabulary if isinstance(options.vocabulary, int) else None)
         tokenizer = cut.tokenizer
         keep_embeddings(model, cut.kept)
     save(model, tokenizer, out)
