@@ -8,7 +8,7 @@ Unigram the likeliest path, BPE the lowest-ranked applicable merge). The cut onl
 what was best before is still there and still best. For BPE all merges that lead to a kept token stay, so every step on the way stays too.
 `cut` proves it again on every text: ids must map one to one.
 
-A smaller vocabulary yet, of the `most` frequent tokens, gives the rest of the texts up to the fallback below: a rare word is spelt with shorter pieces. The
+A smaller vocabulary yet, of the `most` frequent tokens, leaves rare words to the fallback below: they are spelt with shorter pieces. The
 student is trained on what the smaller tokenizer makes of its texts, so it learns those spellings. Half of a task's tokens stand in a text or two.
 
 Why other texts do no worse than a bounded fallback: the single characters of the old vocabulary stay, so a word that used a dropped token
