@@ -444,8 +444,9 @@ def plan(recipe: Recipe, *, targets: Sequence[str] = (), until: Until = "bundle"
         found = store.find(stage, key)
         seconds = found.seconds if found else store.typical_seconds(stage)
         megabytes = sum(file.stat().st_size for file in found.path.rglob("*") if file.is_file()) / 1e6 if found else None
-        what = getattr(params, "run", None) or getattr(params, "scheme", None) or ""
-        steps[key] = Step(stage.name, str(what), found is not None, seconds, megabytes)
+        what = [getattr(params, "run", None) or getattr(params, "scheme", None) or ""]
+        what += [name_of(params.student)] if hasattr(params, "student") else []
+        steps[key] = Step(stage.name, " ".join(filter(None, what)), found is not None, seconds, megabytes)
         return found or Artifact(store.root / f"{stage.name}-{key[:16]}", key, stage.name, seconds or 0.0, cached=False)
 
     build(recipe, _targets(recipe, targets), look, home(), until)

@@ -127,7 +127,14 @@ def search(
     record = {
         "teacher_score": teacher_score,
         "rungs": RUNGS,
-        "targets": {t.name: {"chosen": chosen[t.name].name, "budget": budgets[t.name].model_dump(exclude_none=True)} for t in targets},
+        "targets": {
+            t.name: {
+                "chosen": chosen[t.name].name,
+                "bar": teacher_score - (budgets[t.name].accuracy_drop or 0.0),
+                "budget": budgets[t.name].model_dump(exclude_none=True),
+            }
+            for t in targets
+        },
         "candidates": [_entry(candidate, finished.get(candidate.name)) for candidate in candidates],
     }
     return Found(students, chosen, record)

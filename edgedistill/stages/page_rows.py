@@ -178,3 +178,27 @@ def confusions(report: Report, variant: Variant, most: int = 8) -> list[dict[str
         {"expected": report.classes[row], "answered": report.classes[column], "rows": int(table[row, column])}
         for row, column in (divmod(place, len(report.classes)) for place in order)
     ]
+
+
+def search_rows(record: dict[str, Any], target: str) -> list[dict[str, Any]]:
+    """The candidates of a search, as `search.search` records them, with what each costs on one target and what became of it."""
+    chosen = record.get("targets", {}).get(target, {}).get("chosen")
+    rows = []
+    for candidate in record.get("candidates", []):
+        costs = candidate["costs"].get(target) or [{}]
+        timed = [cost for cost in costs if cost.get("p50_ms") is not None]
+        best = min(timed, key=lambda cost: cost["p50_ms"]) if timed else min(costs, key=lambda cost: cost.get("size_mb", 0.0))
+        here = candidate["name"] == chosen
+        fate = "chosen" if here else candidate["out"] or ("trained to the end" if candidate["finished"] else "a cheaper one was enough")
+        rows.append(
+            {
+                "name": candidate["name"],
+                "chosen": here,
+                "fate": fate,
+                "scores": candidate["scores"],
+                "seconds": candidate["seconds"],
+                **best,
+            }
+        )
+        rows[-1]["size_mb"] = min((cost["size_mb"] for cost in costs if "size_mb" in cost), default=None)
+    return rows
