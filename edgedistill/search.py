@@ -287,7 +287,7 @@ def ladder(recipe: Recipe, model: Path) -> list[Student]:
 def name_of(student: Student) -> str:
     """`transformer layers=2 ffn=768`: the family and what was asked of it."""
     given = student.model_dump(
-        mode="json", exclude_none=True, exclude={"family", "start", "vocabulary", "max_tokens"}, exclude_defaults=True
+        mode="json", exclude_none=True, exclude={"family", "start", "max_tokens"}, exclude_defaults=True
     )
     return " ".join([student.family, *(f"{key}={_short(value)}" for key, value in given.items())])
 
