@@ -175,7 +175,9 @@ class Student(Section):
     heads: int | None = Field(None, ge=1, description="transformer: attention heads of each layer, pruned by importance; else as it was")
     channels: int | None = Field(None, ge=16, le=4096, description="conv: features that each convolution gives; else 256")
     kernel: int | None = Field(None, ge=1, le=15, description="conv: tokens that a convolution looks at, odd; else 3")
-    ngrams: int | None = Field(None, ge=0, le=1_000_000, description="static: rows of the table of hashed pairs of tokens; 0 for none")
+    ngrams: int | None = Field(
+        None, ge=0, le=1_000_000, description="static: rows of the table of hashed pairs of tokens; 0 for none; else 16384"
+    )
     head: int | None = Field(None, ge=0, le=4096, description="conv, static: hidden width of the classifier; 0 for a linear one")
     vocabulary: Literal["task", "full"] = Field("task", description="task keeps the tokens that the data can produce")
     max_tokens: int = Field(128, ge=8, le=8192, description="longer inputs are cut off, tokens")
@@ -298,6 +300,8 @@ class Recipe(Section):
     def _teacher_exists(cls, teacher: Teachers) -> Teachers:
         for _, member in teacher.members():
             _existing("teachers", member.kind)
+        if teacher.also and any(member.calls is not None for _, member in teacher.members()):
+            raise ValueError("a budget of calls is spent on one teacher. Leave calls out, or the teachers in also.")
         return teacher
 
     @field_validator("student")
@@ -325,6 +329,18 @@ class Recipe(Section):
                 "pool says what to choose from, and nothing says how many to choose. Write calls = … under [teacher], or leave pool out."
             )
         return transfer
+
+    @field_validator("distill")
+    @classmethod
+    def _labels_that_calls_give(cls, distill: Distill, info: ValidationInfo) -> Distill:
+        teacher = info.data.get("teacher")
+        blind = [loss["kind"] for loss in distill.losses if "teacher_embedding" in plugins.find("losses", loss["kind"]).NEEDS]
+        if blind and teacher is not None and teacher.calls is not None:
+            raise ValueError(
+                f"the loss {blind[0]} reads the teacher's vectors, and a call under teacher.calls gives logits alone. "
+                "Leave calls out, or this loss."
+            )
+        return distill
 
 
 ANY_FAMILY = frozenset({"family", "start", "max_tokens"})  # what every family of students takes

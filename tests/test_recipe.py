@@ -122,6 +122,21 @@ def test_transfer_options_that_do_not_fit(recipe_file: Write, new: str, text: st
     assert str(error.value) == f"{path}: {text}"
 
 
+def test_calls_with_what_they_do_not_give(recipe_file: Write) -> None:
+    """Teachers that are never asked, or an hour of calls before a loss finds that it has nothing to read."""
+    calls = ("epochs        = 6", 'epochs = 6\ncalls = 100\nalso = [{model = "m", license = "mit"}]')
+    with pytest.raises(RecipeError) as error:
+        read_recipe(path := recipe_file(calls))
+    assert str(error.value) == (f"{path}: teacher: a budget of calls is spent on one teacher. Leave calls out, or the teachers in also.")
+    calls = ("epochs        = 6", "epochs = 6\ncalls = 100")
+    with pytest.raises(RecipeError) as error:
+        read_recipe(path := recipe_file(calls, ("steps         = 60", 'steps = 60\nlosses = [{kind = "distance_angle"}]')))
+    assert str(error.value) == (
+        f"{path}: distill: the loss distance_angle reads the teacher's vectors, and a call under teacher.calls gives logits alone. "
+        "Leave calls out, or this loss."
+    )
+
+
 def test_a_budget_of_calls_makes_no_other_teacher(recipe_file: Write) -> None:
     """A teacher trained again because the number of calls was changed, or because this option came."""
     with_calls = read_recipe(recipe_file(("epochs        = 6", "epochs = 6\ncalls = 100"))).teacher
