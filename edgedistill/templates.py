@@ -39,13 +39,13 @@ class Templates(Section):
 def read_templates(path: Path, where: str) -> Templates:
     """Read and check a templates file. Raises DataError for a slot that is not there, an empty one, or one that holds itself."""
     templates = read_toml(path, Templates, DataError)
-    for place, text in enumerate(templates.texts):
-        _check(text, templates.slots, (), f"texts[{place}]", where)
     for name, values in templates.slots.items():
         if not values:
             raise DataError(f'the slot "{name}" has no values.', where=where, write=f'Write {name} = ["…", "…"] under [slots].')
         for value in values:
             _check(value, templates.slots, (name,), f"slots.{name}", where)
+    for place, text in enumerate(templates.texts):
+        _check(text, templates.slots, (), f"texts[{place}]", where)
     return templates
 
 
