@@ -363,25 +363,18 @@ def _search(base: _Base, targets: Sequence[Target], model: Source) -> tuple[dict
     for student in ladder(base.recipe, source):
         begin = base.started(student)
         candidates.append(Candidate(name_of(student), student, begin, base.exported(begin, targets[0].format)))
-    facts = base.teacher.path / "facts.json"
     found = search(
         base.recipe,
         targets,
         candidates,
         probed=lambda candidate, target: base.probed(candidate.graphs, target),
         trained=lambda candidate, share, weights: base.trained(candidate.student, weights, share=share),
-        teacher_score=_teacher_score(facts),
     )
     chosen = {}
     for name, candidate in found.candidates.items():
         finished = base.further_rounds(candidate.student, candidate.start, found.students[name])
         chosen[name] = _Chosen(candidate.student, candidate.start, finished)
     return chosen, found.record
-
-
-def _teacher_score(facts: Path) -> float:
-    """The teacher's figure on rows that it was not trained on; 1 where nobody labelled any, since students are then held against its answers."""
-    return (json.loads(facts.read_text()).get("accuracy") if facts.is_file() else None) or 1.0
 
 
 # --- compile and plan -----------------------------------------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ Four steps, each made of results in the store, so that a killed search goes on a
    inferior stays. A student is inferior when another costs less on every target and is better, with the 95 % interval of the paired difference
    clear of zero. Only students of one family are held against each other: a convolution is nearly done when a transformer is still at the
    beginning, and their learning curves cross (TREC-50 against MPNet after a sixteenth of the steps: two convolutions 0.74, three layers 0.64).
-3. **Climb.** For each target, the cheapest candidate that may still reach the bar is trained to the end; when it misses, the next dearer one. The bar is
-   the budget's `accuracy_drop` under the teacher, on texts that are held out of the transfer set, with all that was grown from them. The teacher's
-   own figure is its held-out accuracy; for traffic, which nobody labelled, answers are held against the teacher's and the bar is strict.
+3. **Climb.** For each target, the cheapest candidate that may still reach the bar is trained to the end; when it misses, the next dearer one. Students are
+   judged by how often they answer as the teacher does, on texts that are held out of the transfer set with all that was grown from them. About half of
+   the answers that differ are net losses (NET), so a budget of `accuracy_drop` asks for an agreement of 1 - accuracy_drop / NET. Labels of those
+   rows would flatter: the teacher was trained on them (TREC-50: 0.888 on the labels of held-out rows, 0.841 on the test rows).
 4. The student that the climb ends at goes on through quantize, benchmark and select, which judge it on the test rows. No test row is looked at here.
 
 One search serves all targets: candidates, trials and finished students are shared, each target only climbs its own order of costs.
@@ -38,6 +39,7 @@ from edgedistill.store import Artifact
 from edgedistill.target import Target
 
 RUNGS = (1 / 8, 1 / 4)  # shares of the full number of steps, each on top of the one before
+NET = 0.5  # of the answers that differ from the teacher's, lost less won: 0.47 on TREC-6 (MiniLM), 0.49 on TREC-50 (MPNet)
 KEEP = 0.5  # of the candidates, after a rung
 SLACK = 0.05  # so far may a student still rise behind the last rung, as a share of the metric
 
@@ -75,11 +77,10 @@ def search(
     candidates: list[Candidate],
     probed: Callable[[Candidate, Target], Artifact],
     trained: Callable[[Candidate, float, Artifact], Artifact],
-    teacher_score: float,
 ) -> Found:
     """probed: a candidate's costs on a target. trained: a candidate after a share of the steps, from the weights of an artifact.
 
-    teacher_score: the teacher's metric on rows that it was not trained on. Raises SearchError when no candidate meets any budget.
+    Raises SearchError when no candidate meets any budget.
     """
     budgets = {target.name: recipe.budget.over(target.budget) for target in targets}
     for candidate in candidates:
@@ -111,7 +112,7 @@ def search(
     chosen: dict[str, Candidate] = {}
     finished: dict[str, Artifact] = {}
     for place, target in enumerate(targets):
-        bar = teacher_score - (budgets[target.name].accuracy_drop or 0.0)
+        bar = needed_agreement(budgets[target.name])
         order = [c for c in sorted(left, key=lambda c: cost[c.name][place]) if not over_all(c.costs[target.name], budgets[target.name])]
         if not order:
             order = [min(left, key=lambda c: min((probe.excess(one, budgets[target.name]) for one in c.costs[target.name]), default=0.0))]
@@ -127,12 +128,11 @@ def search(
         assert best is not None  # climb gives at least one
         chosen[target.name], students[target.name] = best[1], best[2]
     record = {
-        "teacher_score": teacher_score,
         "rungs": RUNGS,
         "targets": {
             t.name: {
                 "chosen": chosen[t.name].name,
-                "bar": teacher_score - (budgets[t.name].accuracy_drop or 0.0),
+                "bar": needed_agreement(budgets[t.name]),
                 "budget": budgets[t.name].model_dump(exclude_none=True),
             }
             for t in targets
@@ -192,6 +192,11 @@ def dropped(scores: Mapping[str, Score], cost: Mapping[str, tuple[float, ...]], 
 def _beats(scores: Mapping[str, Score], cost: Mapping[str, tuple[float, ...]], one: str, other: str) -> bool:
     cheaper = all(a <= b for a, b in zip(cost[one], cost[other], strict=True)) and cost[one] != cost[other]
     return one != other and cheaper and scores[one].value >= scores[other].value
+
+
+def needed_agreement(budget: Budget) -> float:
+    """How often a student must answer as the teacher does, so that the budget's drop is likely to hold."""
+    return max(0.0, 1 - (budget.accuracy_drop or 0.0) / NET)
 
 
 def climb(order: Sequence[Candidate], bar: float) -> list[Candidate]:

@@ -124,7 +124,7 @@ def some_details() -> dict[str, Any]:
                             "promised": {"confidence": 0.62, "kept": 0.97, "precision": 0.94}}],
         },
         "search": {
-            "teacher_score": 0.95, "rungs": [0.0625, 0.25], "targets": {"board": {"chosen": "conv width=64", "bar": 0.93}},
+            "rungs": [0.0625, 0.25], "targets": {"board": {"chosen": "conv width=64", "bar": 0.93}},
             "candidates": [
                 {"name": "conv width=64", "costs": {"board": [{"scheme": "float", "size_mb": 3.0, "p50_ms": 0.07, "p90_ms": 0.09},
                  {"scheme": "onnx_int8_dynamic", "size_mb": 1.0, "p50_ms": 0.05, "p90_ms": 0.06}]}, "scores": [0.8, 0.9, 0.94], "seconds": 40.0,
@@ -292,7 +292,7 @@ def test_how_the_student_was_found_is_said() -> None:
     page = page_of(a_report())
     assert "conv width=64 1.00 0.0500 0.0600 80.0 → 90.0 → 94.0 40.0 chosen" in page.text
     assert f"big {EVIL} 90.0 – – over the budget before training: 90 MB, allowed 25" in page.text
-    assert "judged on 35 held-out texts" in page.text and "the bar stands at 93.0 %" in page.text
+    assert "on 35 held-out texts" in page.text and "the budget asks for 93.0 %" in page.text
     assert "How the student was found" not in page_of(a_report(), some_details() | {"search": None}).text
 
 
