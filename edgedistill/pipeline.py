@@ -370,7 +370,7 @@ def _search(base: _Base, targets: Sequence[Target], model: Source) -> tuple[dict
         candidates,
         probed=lambda candidate, target: base.probed(candidate.graphs, target),
         trained=lambda candidate, share, weights: base.trained(candidate.student, weights, share=share),
-        teacher_score=json.loads(facts.read_text())["accuracy"] if facts.is_file() else 1.0,
+        teacher_score=json.loads(facts.read_text()).get("accuracy", 1.0) if facts.is_file() else 1.0,  # unlabelled: it is right
     )
     chosen = {}
     for name, candidate in found.candidates.items():
