@@ -33,7 +33,7 @@ from edgedistill.budget import Budget
 from edgedistill.errors import SearchError
 from edgedistill.models import sizes_of
 from edgedistill.recipe import Recipe, Student
-from edgedistill.report import mean_figure
+from edgedistill.report import ratio_difference
 from edgedistill.stages import probe
 from edgedistill.store import Artifact
 from edgedistill.target import Target
@@ -175,7 +175,7 @@ def dropped(scores: Mapping[str, Score], cost: Mapping[str, tuple[float, ...]], 
     for name, score in scores.items():
         for other, better in scores.items():
             if other != name and all(b <= a for a, b in zip(cost[name], cost[other], strict=True)) and cost[name] != cost[other]:
-                difference = mean_figure((better.gained - score.gained) * len(score.gained) / max(score.possible.sum(), 1e-12))
+                difference = ratio_difference((better.gained, better.possible), (score.gained, score.possible))
                 if difference.low > 0:
                     points = [100 * part for part in (difference.value, difference.low, difference.high)]
                     gone[name] = f"{other} costs less and is better by {points[0]:.1f} points [{points[1]:+.1f}, {points[2]:+.1f}]"
