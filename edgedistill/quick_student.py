@@ -1,9 +1,8 @@
 """A committee of quick students: linear models over words that say, in seconds, where the soft labels seen so far do not settle the answer.
 
 Each member learns the teacher's probabilities by ridge regression from TF-IDF of words, word pairs and character n-grams, on its own bootstrap
-sample of the labelled texts (query by bagging, Abe and Mamitsuka 1998). What all are unsure of is hard; what they differ in is what more labels
-would settle. The score is the sum of both, which is the entropy of the mean answer: the mean entropy plus the Jensen–Shannon divergence of the
-members (McCallum and Nigam 1998; arXiv:1112.5745).
+sample of the labelled texts (query by bagging, Abe and Mamitsuka 1998). Doubt is how near the second answer of their mean comes to the first
+(margin sampling, Scheffer et al. 2001): a label there decides between two answers, where a high entropy may only mean odd words.
 """
 
 from __future__ import annotations
@@ -66,9 +65,12 @@ def committee(words: Words, labelled: Sequence[int] | Array, probabilities: Arra
 
 
 def doubt(answers: Array) -> Array:
-    """The entropy of the committee's mean answer, nats [texts]. answers: [members, texts, classes], each row a distribution."""
+    """One minus the margin between the two best answers of the committee's mean, 0 … 1 [texts]. answers: [members, texts, classes], distributions."""
     mean = answers.mean(axis=0)
-    return np.asarray(-(mean * np.log(np.maximum(mean, 1e-12))).sum(axis=1))
+    if mean.shape[1] < 2:
+        return np.zeros(len(mean))
+    best = np.sort(mean, axis=1)
+    return np.asarray(1 - (best[:, -1] - best[:, -2]))
 
 
 def word_directions(texts: Sequence[str], width: int) -> npt.NDArray[np.float32]:

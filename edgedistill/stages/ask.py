@@ -2,12 +2,9 @@
 
 Without `teacher.calls` the teacher labels the whole transfer set. With it, the grown texts are a pool that is many times larger than the budget.
 A first part is labelled at random, the real texts before grown ones. Then, in rounds, a committee of quick students (`quick_student`) learns
-what was labelled so far and says where it is in doubt, and the next part of the budget is spent there:
-
-- each kind of text, a cluster, gets calls by its share in the pool times its mean doubt: diversity, so that no round buys one question a
-  hundred times (arXiv:1901.05954);
-- inside a cluster texts are drawn at random in proportion to their doubt, since the most doubtful of a batch are much alike, and often just
-  odd (stochastic batch acquisition, Kirsch et al., arXiv:2106.12059).
+what was labelled so far and says where it is in doubt, and the next part of the budget is spent there: on the texts with the most doubt first, and
+of one family (what was grown from one text) on at most one a round, so that no round buys one question a hundred times (pool-based active
+learning, Lewis and Gale 1994, in batches).
 
 Quotas of the transfer set hold for what is asked, too. Every shard of labels is on disk before the next is asked for, and the choice depends
 on nothing but the seed and those labels: a killed run repeats no call.
@@ -26,24 +23,22 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill import plugins
-from edgedistill.clusters import cluster, directions
 from edgedistill.errors import StageError
 from edgedistill.progress import tick
-from edgedistill.quick_student import Words, committee, doubt, word_directions
+from edgedistill.quick_student import Words, committee, doubt
 from edgedistill.recipe import SliceByColumn, Teacher, Transfer
 from edgedistill.slices import baseline, member_of
+from edgedistill.stages.transfer import read_families
 from edgedistill.store import Stage
 from edgedistill.tables import Rows, make_rows, read_rows, write_rows
 
 Array = npt.NDArray[Any]
 
 FIRST = 0.3  # share of the budget that is spent before a student can say anything
-ROUNDS = 4
+ROUNDS = 8
 SHARD = 512  # calls between two checkpoints
 MOST_HELD_OUT = 0.1  # of the budget goes to held-out texts
 CANDIDATES = 20_000  # texts whose doubt is looked at in a round
-DIRECTIONS = 32
-KINDS = 48  # clusters
 
 
 @dataclass(frozen=True)
@@ -74,7 +69,9 @@ def run(out: Path, params: Params, *, prepared: Path, teacher: Path, transfer: P
     train = read_rows(prepared / "train.parquet")
     belongs = member_of(list(params.transfer.quotas), params.slices, baseline(train.texts))
     budget = min(calls - len(held), len(pool))
-    chosen, rounds = spend(pool.texts, real, budget, params, belongs, lambda places: asked(*_pairs(pool, places)))
+    parents = read_families(transfer / "families.parquet")
+    families = [parents.get(key, [key])[0] for key in pool.keys]
+    chosen, rounds = spend(pool.texts, real, budget, params, families, belongs, lambda places: asked(*_pairs(pool, places)))
 
     places = sorted(chosen)  # real rows first, as a transfer set has it
     kept = make_rows([pool.texts[place] for place in places], pool.labels[places], targets=[pool.targets[place] for place in places])
@@ -107,12 +104,14 @@ def spend(
     real: int,
     budget: int,
     params: Params,
+    families: Sequence[str],
     belongs: Callable[[str], list[str]],
     label: Callable[[Sequence[int]], Array],
 ) -> tuple[list[int], list[dict[str, Any]]]:
     """Which texts to have labelled: (places, in the order asked; what each round did).
 
-    real: so many texts stand first that are real ones. label: places → their soft labels, logits [places, classes].
+    real: so many texts stand first that are real ones. families: a name for the family of each text. label: places → their soft labels, logits
+    [places, classes].
     """
     draw = np.random.default_rng(params.seed)
     # The first part: real texts before grown ones, both in random order.
@@ -129,7 +128,6 @@ def spend(
     if first == budget:
         return chosen, rounds
     words = Words.of(texts)
-    kinds, _ = cluster(directions(found := word_directions(texts, DIRECTIONS), found.mean(axis=0)), params.seed, KINDS)
     marks = [set(belongs(text)) for text in texts] if params.transfer.quotas else []
     for number in range(ROUNDS):
         count = round((budget - first) * (number + 1) / ROUNDS) - (len(chosen) - first)
@@ -140,7 +138,7 @@ def spend(
         scores = doubt(committee(words, chosen, soft, left, params.seed + number))
         forced = _short_of_quota(params.transfer.quotas, marks, chosen, left, scores, count, budget) if marks else []
         free = ~np.isin(left, forced)
-        picked = [*forced, *pick(left[free], scores[free], kinds[left[free]], count - len(forced), draw)]
+        picked = [*forced, *pick(left[free], scores[free], [families[place] for place in left[free]], count - len(forced))]
         soft = np.concatenate([soft, _probabilities(label(picked))])
         chosen += picked
         rounds.append(
@@ -149,27 +147,16 @@ def spend(
     return chosen, rounds
 
 
-def pick(places: Array, scores: Array, kinds: Array, count: int, draw: np.random.Generator) -> list[int]:
-    """`count` of `places`: clusters in proportion to the sum of their scores, inside one at random in proportion to the score.
-
-    places, scores, kinds: [candidates].
-    """
-    count = min(count, len(places))
-    if count <= 0:
-        return []
-    weights = np.maximum(scores, 1e-9)
-    sums = np.bincount(kinds, weights=weights)
-    exact = count * sums / sums.sum()
-    seats = np.minimum(np.floor(exact).astype(int), np.bincount(kinds, minlength=len(sums)))
-    # log weight + Gumbel noise, largest first: a draw without replacement in proportion to the weight (Efraimidis and Spirakis 2006).
-    keys = np.log(weights) + draw.gumbel(size=len(places))
-    chosen: list[int] = []
-    for kind, number in enumerate(seats):
-        inside = np.flatnonzero(kinds == kind)
-        chosen += inside[np.argsort(-keys[inside], kind="stable")[:number]].tolist()
-    rest = np.setdiff1d(np.arange(len(places)), chosen)  # what rounding left over goes to the best of all
-    chosen += rest[np.argsort(-keys[rest], kind="stable")[: count - len(chosen)]].tolist()
-    return [int(places[place]) for place in chosen]
+def pick(places: Array, scores: Array, families: Sequence[str], count: int) -> list[int]:
+    """The `count` of `places` with the highest scores, one of a family; where there are not so many families, the best of the rest."""
+    order = np.argsort(-scores, kind="stable")
+    seen: set[str] = set()
+    first: list[int] = []
+    later: list[int] = []
+    for place in order:
+        (later if families[place] in seen else first).append(int(place))
+        seen.add(families[place])
+    return [int(places[place]) for place in [*first, *later][: max(0, count)]]
 
 
 def _short_of_quota(
@@ -255,4 +242,4 @@ def _pairs(rows: Rows, places: Sequence[int]) -> tuple[list[str], list[str]]:
     return [rows.keys[place] for place in places], [rows.texts[place] for place in places]
 
 
-ASK = Stage("ask", 1, run, ("torch", "transformers", "tokenizers", "scikit-learn", "pyarrow", "numpy"))
+ASK = Stage("ask", 2, run, ("torch", "transformers", "tokenizers", "scikit-learn", "pyarrow", "numpy"))
