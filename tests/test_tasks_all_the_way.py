@@ -101,3 +101,23 @@ def test_without_labels_the_teacher_is_right(tmp_path: Path, tiny_teacher: Path,
     changes = ((str(tiny_teacher), str(headed)), ('label = "queue"', "labelled = false"))
     report, _ = compiled(tmp_path, tiny_teacher, rows, *changes)
     assert report.against == "teacher" and report.expected == report.teacher.predicted and report.classes == ["no", "yes"]
+
+
+@pytest.mark.parametrize("student", ['family = "conv"\nwidth = 32\nchannels = 64', 'family = "transformer"\nlayers = 1'])
+def test_embed(tmp_path: Path, tiny_teacher: Path, student: str) -> None:
+    """A narrower student whose vectors are not what the teacher's nearest texts say, or that are lost between stages."""
+    rows: list[dict[str, object]] = [{"body": text} for text, _ in tickets(200)]
+    changes = (
+        ('task = "classify"', 'task = "embed"'),
+        ('label = "queue"', "dimensions = 16"),
+        ('family     = "transformer"\nlayers     = 2', student),
+    )
+    report, bundle = compiled(tmp_path, tiny_teacher, rows, *changes)
+    assert report.metric == "recall@10" and report.against == "teacher"
+    assert report.gains(report.teacher)[0].sum() == report.gains(report.teacher)[1].sum() == 10 * len(report.keys)
+    found, possible = report.gains(report.students[0])
+    assert found.sum() / possible.sum() > 2 * 10 / len(report.keys), "no better than chance"
+    assert report.students[0].notes[-1].startswith("Spearman of similarities with the teacher's: 0.")
+    vectors = np.array([vector.logits for vector in read_golden(bundle / "golden.jsonl")])
+    assert vectors.shape[1] == 16 and all(vector.answer is None for vector in read_golden(bundle / "golden.jsonl"))
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
