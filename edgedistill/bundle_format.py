@@ -22,6 +22,7 @@ MANIFEST = "manifest.json"
 class Manifest:
     """What a bundle says of itself.
 
+    labels: the model's outputs, in order. settings: what else the task's post-processing needs (tasks/), nothing for plain classification.
     files: path inside the bundle → SHA-256, every file but the manifest. logit_bound: how far the logits on another processor may lie from
     the golden ones. lineage: from which data, teacher and terms the model came.
     """
@@ -44,16 +45,24 @@ class Manifest:
     lineage: dict[str, Any]
     format_version: int = FORMAT_VERSION
     extra: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def task_settings(self) -> dict[str, Any]:
+        """The task's settings as `answer` takes them."""
+        return {"labels": self.labels, **self.settings}
 
 
 @dataclass(frozen=True)
 class Golden:
-    """One golden vector: a text, the token ids it must give, the logits and the answer."""
+    """One golden vector: a text, the token ids it must give, the logits ([outputs] or [tokens, outputs]) and the answer.
+
+    answer: JSON, as the task's `answer` gives it; None where close logits are all there is to ask (numbers).
+    """
 
     text: str
     ids: list[int]
-    logits: list[float]
-    answer: str
+    logits: list[Any]
+    answer: Any
 
 
 def read_bundle(folder: Path) -> Manifest:

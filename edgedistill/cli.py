@@ -373,7 +373,7 @@ def _table(report: Report, choice: Choice) -> None:
         "p99 ms",
         "peak MB",
         "× teacher",
-        "accuracy [95 %]",
+        f"{report.metric} [95 %]",
         "flips (lost/won)",
         "budget",
     ):

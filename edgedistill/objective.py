@@ -16,10 +16,12 @@ import torch
 from edgedistill import plugins
 from edgedistill.errors import RecipeError, StageError
 from edgedistill.features import ATTENTION, EMBEDDING, HIDDEN, TOKEN_LEVEL, Observer, Seen, Sizes, needs_of
+from edgedistill.training import Column
 
 WORTH_A_WORD = 100  # ratio of the terms' gradient norms beyond which the smaller ones hardly count …
 HOPELESS = 10_000  # … and beyond which they cannot be told from the noise of float arithmetic
 AT_REST = 1e-6  # a gradient below this: the term is at its least already, as the embeddings of a student cut from its teacher
+TELLS_SOMETHING = 0.01  # nats by which the teacher's answers differ from their mean
 FIRST_LOOK = 100  # steps, at least, before a student is judged
 
 
@@ -58,7 +60,7 @@ class Objective(torch.nn.Module):
         self,
         losses: Sequence[Mapping[str, Any]],
         student: Any,
-        columns: Mapping[str, npt.NDArray[Any]],
+        columns: Mapping[str, Column],
         teacher: Any = None,
         teacher_ids: npt.NDArray[np.int64] | None = None,
         steps: int | None = None,
@@ -77,7 +79,11 @@ class Objective(torch.nn.Module):
         self._attach(columns)
         self._judged_at = max(FIRST_LOOK, steps // 4) if steps is not None else None
         self._step, self._window, self._last = 0, [0.0, 0.0], [0.0] * len(self.terms)
-        known = {name: torch.from_numpy(values) for name, values in columns.items() if name != EMBEDDING}
+        known = {
+            name: torch.from_numpy(values if isinstance(values, np.ndarray) else np.concatenate(values))
+            for name, values in columns.items()
+            if name in ("teacher_logits", "mask")
+        }
         for term in self.terms:
             if term.constant is not None and "teacher_logits" in known:
                 term.answer = term.constant(known, term.options)
@@ -106,7 +112,7 @@ class Objective(torch.nn.Module):
             seen = self._teacher[0](ids, batch["attention_mask"])
         return {HIDDEN: seen.hidden, ATTENTION: seen.attention}
 
-    def _attach(self, columns: Mapping[str, npt.NDArray[Any]]) -> None:
+    def _attach(self, columns: Mapping[str, Column]) -> None:
         if not any(term.attach for term in self.terms):
             return
         probe = {"input_ids": torch.zeros(1, 4, dtype=torch.int64), "attention_mask": torch.ones(1, 4, dtype=torch.int64)}
@@ -114,9 +120,7 @@ class Objective(torch.nn.Module):
         self.student.eval()
         ours = self._watched.sizes(**probe)
         theirs = (
-            self._teacher[0].sizes(**probe)
-            if self._teacher
-            else Sizes(embedding=columns[EMBEDDING].shape[-1] if EMBEDDING in columns else 0)
+            self._teacher[0].sizes(**probe) if self._teacher else Sizes(embedding=len(columns[EMBEDDING][0]) if EMBEDDING in columns else 0)
         )
         torch.manual_seed(0)  # projections start the same way each time, and leave the run's other random choices alone
         for place, term in enumerate(self.terms):
@@ -172,8 +176,10 @@ class Objective(torch.nn.Module):
                 if term.answer is not None:
                     self._window[0] += value
                     self._window[1] += float(term.value_of_constant(columns))
-        if self._step == self._judged_at and self._window[1] and self._window[0] >= self._window[1]:
-            count = FIRST_LOOK // 2
+        count = FIRST_LOOK // 2
+        # A teacher that says nearly the same of every text can be learned without reading; that says nothing against the student.
+        tells = self._window[1] / count > TELLS_SOMETHING
+        if self._step == self._judged_at and tells and self._window[0] >= self._window[1]:
             raise StageError(
                 f"after {self._step} steps the student (loss {self._window[0] / count:.4g}) is no better than one that gives the teacher's mean "
                 f"distribution to every text ({self._window[1] / count:.4g}): it does not learn.",

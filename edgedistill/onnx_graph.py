@@ -56,9 +56,10 @@ def session(model: Path | bytes, *, optimize: bool = True) -> Any:
 
 
 def run(model: Path | bytes, batches: Sequence[Batch]) -> npt.NDArray[np.float32]:
-    """The logits of all rows, float32 [rows, classes]."""
+    """The logits of all rows, float32 [rows, classes]; of a graph that answers token by token, those of all real tokens."""
     opened = session(model)
-    return np.concatenate([opened.run(None, batch)[0] for batch in batches])
+    found = [(batch, opened.run(None, batch)[0]) for batch in batches]
+    return np.concatenate([logits[batch["attention_mask"].astype(bool)] if logits.ndim == 3 else logits for batch, logits in found])
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 from edgedistill import plugins
 from edgedistill.budget import Budget
-from edgedistill.errors import InputError, missing_extra
+from edgedistill.errors import InputError, RecipeError, missing_extra
 from edgedistill.features import EMBEDDING, TOKEN_LEVEL, needs_of
 from edgedistill.recipe import Member, Recipe, Rule, Student, Transfer, alone
 from edgedistill.report import Report, read_report
@@ -60,25 +60,28 @@ class Built:
 
 def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, until: Until = "bundle") -> list[Built]:
     """The pipeline, from top to bottom. Every step is a stage whose result `make` finds or makes."""
-    data = {name: _source(recipe, f"data.{name}", cache) for name in ("train", "test", "traffic") if getattr(recipe.data, name)}
-    prepared = make(prepare.PREPARE, prepare.Params(recipe.data, recipe.seed, recipe.task), **data)
+    data = {
+        name: _source(recipe, f"data.{name}", cache) for name in ("train", "test", "traffic", "templates") if getattr(recipe.data, name)
+    }
+    prepared = make(prepare.PREPARE, prepare.Params(recipe.data, recipe.seed, recipe.task, _ruling_labels(recipe, cache)), **data)
     if until == "prepare":
         return [Built(target, {"prepare": prepared}) for target in targets]
 
     precision, tokens = _precision(), recipe.student.max_tokens
     teachers = [_taught(make, recipe, member, where, cache, precision, prepared) for where, member in recipe.teacher.members()]
     model, teacher = teachers[0].model, teachers[0].artifact
+    encoder = model if _teachable(recipe) else _source(recipe, "student.start", cache)  # whose vectors say which words and texts are alike
     texts = make(
         transfer.TRANSFER,
         transfer.Params(_pool(recipe), recipe.data.near_duplicate, recipe.seed, recipe.data.slices),
         prepared=prepared,
-        model=model,
+        model=encoder,
     )
     texts, labels = _labels(make, recipe, teachers, precision, prepared, texts)
     if until == "teach":
         return [Built(target, {"prepare": prepared, "teach": labels}) for target in targets]
 
-    embedded = make(embed.EMBED, embed.Params(tokens, precision, recipe.seed), prepared=prepared, transfer=texts, model=model)
+    embedded = make(embed.EMBED, embed.Params(tokens, precision, recipe.seed), prepared=prepared, transfer=texts, model=encoder)
     covered = make(coverage.COVERAGE, coverage.Params(recipe.seed), embedded=embedded, transfer=texts)
     base = _Base(make, recipe, cache, precision, prepared, texts, labels, teachers[0])
     chosen, record = _search(base, targets, model) if recipe.student.family == "auto" else _as_asked(base, targets)
@@ -88,19 +91,19 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
     built = []
     for target in targets:
         students = {"distilled": chosen[target.name].finished}
-        for run in ("labels", "train_rows") if recipe.distill.control else ():
+        for run in _controls(recipe):
             students[run] = base.trained(chosen[target.name].student, chosen[target.name].start, run)
         graphs = {"teacher": base.exported(teacher, target.format)}
         graphs |= {run: base.exported(student, target.format) for run, student in students.items()}
         results = {"prepare": prepared, "transfer": texts, "teacher": teacher, "export": graphs["distilled"]} | students
         budget = recipe.budget.over(target.budget)
         binaries = {
-            scheme: _quantized(make, recipe, budget, scheme, transfer=texts, labels=labels, graphs=graphs["distilled"])
+            scheme: _quantized(make, recipe, budget, scheme, prepared=prepared, transfer=texts, labels=labels, graphs=graphs["distilled"])
             for scheme in (target.schemes if until not in ("export",) else [])
         }
         results |= binaries
         if until in ("benchmark", "select", "bundle"):
-            entries, files = _entries(graphs, binaries)
+            entries, files = _entries(graphs, binaries, _teachable(recipe))
             facts: dict[str, Any] = {
                 "name": recipe.name,
                 "task": recipe.task,
@@ -154,6 +157,42 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
     return built
 
 
+def _teachable(recipe: Recipe) -> bool:
+    """Whether the teacher is a model that can be looked into and cut, or only be run. Raises RecipeError when the student has no start then."""
+    if plugins.find("teachers", recipe.teacher.kind).TEACHABLE:
+        return True
+    if recipe.student.start is None:
+        raise RecipeError(
+            f'a teacher of kind "{recipe.teacher.kind}" can only be run, so no student can be cut from it.',
+            where="student.start",
+            write='Name an encoder to start from, such as start = "hf:sentence-transformers/all-MiniLM-L6-v2" under [student].',
+        )
+    return False
+
+
+def _controls(recipe: Recipe) -> list[distill.Run]:
+    """The students that prove what each part bought. Without labels there is none of labels alone."""
+    if not recipe.distill.control:
+        return []
+    return ["labels", "train_rows"] if recipe.data.labelled else ["train_rows"]
+
+
+def _ruling_labels(recipe: Recipe, cache: Path) -> tuple[str, ...] | None:
+    """The teacher's own labels, when there are no others: nobody labelled the rows, or it can only be used as it is."""
+    kind = plugins.find("teachers", recipe.teacher.kind)
+    if recipe.data.labelled and kind.TEACHABLE:
+        return None
+    model = resolve(recipe.teacher.model, folder=recipe.folder, cache=cache / "sources", where="teacher.model")
+    own = kind.labels(model.path, plugins.find("tasks", recipe.task).HUB_TASK)
+    if own is None:
+        raise RecipeError(
+            f'nobody labelled the rows, and the teacher cannot answer task "{recipe.task}" as it is.',
+            where="teacher.model",
+            write="Take a teacher with a head for the task, or label some rows and name their column with label = … under [data].",
+        )
+    return tuple(own)
+
+
 # --- teachers -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -184,6 +223,14 @@ def _labels(
 ) -> tuple[Artifact, Artifact]:
     """(transfer set, its soft labels). Under a budget of calls the transfer set is what was asked for."""
     first, tokens = teachers[0].member, recipe.student.max_tokens
+    if hasattr(plugins.find("tasks", recipe.task), "positions") and (
+        first.calls is not None or len(teachers) > 1 or recipe.distill.rounds > 1
+    ):
+        raise RecipeError(
+            f'a budget of calls, several teachers and further rounds are not there for task "{recipe.task}", which answers word by word.',
+            where="teacher",
+            write="Leave out calls, [[teacher.also]] and distill.rounds.",
+        )
     if first.calls is not None:
         asking = ask.Params(
             alone(first, calls=first.calls),
@@ -282,7 +329,9 @@ class _Base:
         return finished
 
     def exported(self, model: Keyed, format: str) -> Artifact:
-        return self.make(export.EXPORT, export.Params(format, self.recipe.student.max_tokens), prepared=self.prepared, model=model)
+        return self.make(
+            export.EXPORT, export.Params(format, self.recipe.student.max_tokens, self.recipe.task), prepared=self.prepared, model=model
+        )
 
     def probed(self, graphs: Keyed, target: Target) -> Artifact:
         device = target.model_dump(mode="json", exclude={"budget"})  # another budget is no reason to measure again
@@ -314,14 +363,12 @@ def _search(base: _Base, targets: Sequence[Target], model: Source) -> tuple[dict
     for student in ladder(base.recipe, source):
         begin = base.started(student)
         candidates.append(Candidate(name_of(student), student, begin, base.exported(begin, targets[0].format)))
-    facts = base.teacher.path / "facts.json"
     found = search(
         base.recipe,
         targets,
         candidates,
         probed=lambda candidate, target: base.probed(candidate.graphs, target),
         trained=lambda candidate, share, weights: base.trained(candidate.student, weights, share=share),
-        teacher_score=json.loads(facts.read_text())["accuracy"] if facts.is_file() else 1.0,
     )
     chosen = {}
     for name, candidate in found.candidates.items():
@@ -390,8 +437,9 @@ def plan(recipe: Recipe, *, targets: Sequence[str] = (), until: Until = "bundle"
         found = store.find(stage, key)
         seconds = found.seconds if found else store.typical_seconds(stage)
         megabytes = sum(file.stat().st_size for file in found.path.rglob("*") if file.is_file()) / 1e6 if found else None
-        what = getattr(params, "run", None) or getattr(params, "scheme", None) or ""
-        steps[key] = Step(stage.name, str(what), found is not None, seconds, megabytes)
+        what = [getattr(params, "run", None) or getattr(params, "scheme", None) or ""]
+        what += [name_of(params.student)] if hasattr(params, "student") else []
+        steps[key] = Step(stage.name, " ".join(filter(None, what)), found is not None, seconds, megabytes)
         return found or Artifact(store.root / f"{stage.name}-{key[:16]}", key, stage.name, seconds or 0.0, cached=False)
 
     build(recipe, _targets(recipe, targets), look, home(), until)
@@ -424,20 +472,21 @@ def _deliver(built: Built, out: Path) -> Outcome:
 
 def _quantized(make: Make, recipe: Recipe, budget: Budget, scheme: str, **inputs: Keyed) -> Artifact:
     """One quantized binary. Layers stay in float only when it loses more than the budget leaves, so another budget seldom makes another binary."""
-    params = quantize.Params(scheme, recipe.student.max_tokens, recipe.seed)
-    plain = make(quantize.QUANTIZE, params, **inputs)
+    plain = make(quantize.QUANTIZE, quantize.Params(scheme, recipe.student.max_tokens, recipe.seed, task=recipe.task), **inputs)
     allowed = QUANTIZATION_SHARE * (budget.accuracy_drop or 0.02)
     loss = plain.path / "loss.json"
     if loss.is_file() and json.loads(loss.read_text())["drop"] > allowed:
-        return make(quantize.QUANTIZE, quantize.Params(scheme, recipe.student.max_tokens, recipe.seed, allowed), **inputs)
+        return make(quantize.QUANTIZE, quantize.Params(scheme, recipe.student.max_tokens, recipe.seed, allowed, recipe.task), **inputs)
     return plain
 
 
-def _entries(graphs: dict[str, Artifact], binaries: dict[str, Artifact]) -> tuple[tuple[benchmark.Entry, ...], dict[str, Keyed]]:
+def _entries(
+    graphs: dict[str, Artifact], binaries: dict[str, Artifact], teachable: bool
+) -> tuple[tuple[benchmark.Entry, ...], dict[str, Keyed]]:
     """What is benchmarked, and the folders of its files."""
     names = {"labels": "control: labels alone", "train_rows": "control: training rows alone"}
     entries = [
-        benchmark.Entry("teacher", "teacher float", "teacher", "float"),
+        benchmark.Entry("teacher", "teacher float" if teachable else "teacher as it is", "teacher", "float" if teachable else "as it is"),
         benchmark.Entry("student", "student float", "student", "float"),
     ]
     files: dict[str, Keyed] = {
@@ -464,7 +513,7 @@ def _pool(recipe: Recipe) -> Transfer:
 
 def _lineage(recipe: Recipe, data: dict[str, Source], teachers: Sequence[_Taught]) -> dict[str, Any]:
     """Where the model comes from: enough to make it again, and no path of this machine."""
-    asked = recipe.model_dump(mode="json", exclude={"compile": True, "data": {"train", "test", "traffic"}})
+    asked = recipe.model_dump(mode="json", exclude={"compile": True, "data": {"train", "test", "traffic", "templates"}})
     first, *more = [{**one.terms, "model": one.model.origin, "sha256": one.model.key} for one in teachers]
     return {
         "data": {name: {"source": source.origin, "sha256": source.key} for name, source in data.items()},

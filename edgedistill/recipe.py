@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
 
 from edgedistill import plugins
 from edgedistill.budget import Budget
@@ -28,10 +28,24 @@ class Data(Section):
 
     train: str = Field(description="csv, tsv, jsonl, parquet or text lines; a path, or a source such as pypi:… or hf:…")
     text: str = Field("text", description="column that holds the input text")
-    label: str = Field("label", description="column that holds the class")
+    label: str | list[str] = Field("label", description="column that holds the right answer; task score: or several such columns")
+    labelled: bool = Field(True, description="false: nobody labelled the rows, and the answers of a ready-made teacher are taken for right")
+    label_separator: str = Field(
+        "|", min_length=1, description="task multi_label: what stands between the classes of a row (or a JSON list)"
+    )
+    threshold: float = Field(0.5, gt=0, lt=1, description="task multi_label: a class is given from this probability on")
+    classes: dict[str, str | list[str]] = Field(
+        default_factory=dict,
+        description='task classify: classes made from a column: name = value, [values] or a comparison such as "<= -0.5"; other rows are left out',
+    )
+    skip: int = Field(0, ge=0, description="csv and tsv: rows right behind the header that are no data (Orange .tab files have two)")
     test: str | None = Field(None, description="held-out rows; else a stratified, decontaminated split is held out of train")
     traffic: str | None = Field(None, description="unlabelled production inputs: the transfer set grows from these")
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "lines"] = Field("auto", description="auto goes by the file's ending")
+    templates: str | None = Field(None, description="a .toml file of templates with slots: texts drawn from it join the training file's")
+    template_rows: int = Field(2000, gt=0, description="how many texts are drawn from the templates")
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "lines", "conll"] = Field(
+        "auto", description="auto goes by the file's ending"
+    )
     encoding: str = Field("utf-8", description="text encoding of the file")
     delimiter: str | None = Field(None, min_length=1, max_length=1, description="column separator of a csv; else it is detected")
     pattern: str | None = Field(None, description="format = lines: regular expression whose named groups are the columns")
@@ -161,9 +175,13 @@ class Student(Section):
     heads: int | None = Field(None, ge=1, description="transformer: attention heads of each layer, pruned by importance; else as it was")
     channels: int | None = Field(None, ge=16, le=4096, description="conv: features that each convolution gives; else 256")
     kernel: int | None = Field(None, ge=1, le=15, description="conv: tokens that a convolution looks at, odd; else 3")
-    ngrams: int | None = Field(None, ge=0, le=1_000_000, description="static: rows of the table of hashed pairs of tokens; 0 for none")
+    ngrams: int | None = Field(
+        None, ge=0, le=1_000_000, description="static: rows of the table of hashed pairs of tokens; 0 for none; else 16384"
+    )
     head: int | None = Field(None, ge=0, le=4096, description="conv, static: hidden width of the classifier; 0 for a linear one")
-    vocabulary: Literal["task", "full"] = Field("task", description="task keeps the tokens that the data can produce")
+    vocabulary: Literal["task", "full"] | Annotated[int, Field(ge=256)] = Field(
+        "task", description="task keeps the tokens that the data can produce; a number keeps that many, the most frequent; full keeps all"
+    )
     max_tokens: int = Field(128, ge=8, le=8192, description="longer inputs are cut off, tokens")
 
 
@@ -251,6 +269,28 @@ class Recipe(Section):
     def folder(self) -> Path:
         """Where relative paths of the recipe start."""
         return self._folder
+
+    @model_validator(mode="before")
+    @classmethod
+    def _loss_of_the_task(cls, tables: Any) -> Any:
+        """Soft targets are what the task's logits are: without losses in the recipe, those of the task are taken."""
+        if not isinstance(tables, dict) or not isinstance(tables.get("task"), str) or tables["task"] not in plugins.names("tasks"):
+            return tables
+        distill = tables.get("distill", {})
+        if not isinstance(distill, dict) or "losses" in distill:
+            return tables
+        kind = plugins.find("tasks", tables["task"]).soft(tables.get("data"))
+        return {**tables, "distill": {**distill, "losses": [{"kind": kind}]}}
+
+    @model_validator(mode="after")
+    def _options_fit_the_task(self) -> Recipe:
+        if self.data.templates and self.data.labelled:
+            raise ValueError("data.templates gives texts without labels; write labelled = false under [data]")
+        if self.data.classes and self.task != "classify":
+            raise ValueError(f'data.classes makes one class a row, which is for task = "classify", not "{self.task}"')
+        if isinstance(self.data.label, list) and self.task != "score":
+            raise ValueError(f'several label columns are for task = "score", not "{self.task}"; name one with data.label')
+        return self
 
     @field_validator("task")
     @classmethod

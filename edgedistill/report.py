@@ -54,8 +54,10 @@ class Variant(_Stored):
     model_bytes: int
     tokenizer_bytes: int
     parameters: int
-    predicted: list[int]  # class index of each test row
-    confidence: list[float]  # probability of the predicted class
+    predicted: list[Any]  # the answer to each test row, as its task writes targets; of a single-label classifier the class index
+    confidence: list[float] = []  # probability of the answer, where the task has one
+    gained: list[float] | None = None  # of each row; None: 1 where the answer equals the expected one, else 0
+    possible: list[float] | None = None  # what a perfect answer to each row would have gained; None: 1 for every row
     timings: dict[str, Timings] = {}  # "real" for the test rows as they come, "16", "32", "128" for fixed token counts
     cold_start_ms: list[float] = []  # process start to first answer, one a process
     load_ms: list[float] = []  # model file to ready session
@@ -70,9 +72,14 @@ class Variant(_Stored):
 
 
 class Report(_Stored):
-    """What was measured for one recipe on one target."""
+    """What was measured for one recipe on one target.
 
-    format_version: int = 1
+    Quality is a ratio of sums over the test rows: each row gives what its answer gained and what was possible, and the figure is the sum of
+    the one over the sum of the other. Accuracy is (1 if right, 1); entity F1 (2·tp, 2·tp + fp + fn); R² (spread - error, spread). So one
+    bootstrap over rows, paired, serves every task, and `accuracy` below stands for whatever `metric` names.
+    """
+
+    format_version: int = 2
     name: str
     task: str
     target: dict[str, Any]
@@ -82,9 +89,11 @@ class Report(_Stored):
     versions: dict[str, str]
     budget: Budget
     prefer: Literal["smallest", "fastest"]
+    metric: str = "accuracy"
+    against: Literal["labels", "teacher"] = "labels"  # whose answers the expected ones are; the teacher's when nobody labelled the rows
     classes: list[str]
     keys: list[str]  # text keys of the test rows
-    expected: list[int]  # class index of each test row
+    expected: list[Any]  # the right answer to each test row, as in `predicted`
     slices: dict[str, list[int]]  # name → positions in the test rows
     variants: list[Variant]
     seed: int = 0
@@ -105,10 +114,21 @@ class Report(_Stored):
         """The float form of the same network."""
         return next(other for other in self.variants if other.role == variant.role and other.scheme == "float")
 
+    def gains(self, variant: Variant, rows: Sequence[int] | None = None) -> tuple[Array, Array]:
+        """(gained, possible) of each row; float64 over all test rows, or over `rows`."""
+        gained = np.asarray(variant.gained if variant.gained is not None else [*map(_equal, variant.predicted, self.expected)], dtype=float)
+        possible = np.ones_like(gained) if variant.possible is None else np.asarray(variant.possible, dtype=float)
+        chosen = slice(None) if rows is None else np.asarray(rows, dtype=int)
+        return gained[chosen], possible[chosen]
+
     def correct(self, variant: Variant, rows: Sequence[int] | None = None) -> Array:
-        """1.0 where the answer is right, else 0.0; float64 over all test rows, or over `rows`."""
-        right: Array = (np.asarray(variant.predicted) == np.asarray(self.expected)).astype(float)
-        return right if rows is None else np.asarray(right[np.asarray(rows, dtype=int)])
+        """1.0 where the answer is wholly right (all that was possible is gained), else 0.0; float64 over all test rows, or over `rows`."""
+        gained, possible = self.gains(variant, rows)
+        return np.asarray((gained >= possible).astype(float))
+
+
+def _equal(answer: Any, expected: Any) -> bool:
+    return bool(answer == expected)
 
 
 def read_report(path: Path) -> Report:
@@ -151,14 +171,38 @@ def mean_figure(values: Array, seed: int = 0) -> Figure:
     return Figure(float(values.mean()), float(low), float(high))
 
 
+def ratio_figure(gained: Array, possible: Array, seed: int = 0) -> Figure:
+    """Σ gained / Σ possible with a percentile bootstrap interval; rows are resampled whole, so what varies together stays together."""
+    return ratio_difference((gained, possible), (np.zeros_like(gained), np.ones_like(gained)), seed)
+
+
+def ratio_difference(ours: tuple[Array, Array], theirs: tuple[Array, Array], seed: int = 0) -> Figure:
+    """The difference of two ratios over the same rows, resampled pair by pair. NaN where nothing was possible."""
+    if all((possible == 1).all() for _, possible in (ours, theirs)):
+        return mean_figure(ours[0] - theirs[0], seed)
+    if not len(ours[0]):
+        return Figure(math.nan, math.nan, math.nan)
+    distinct, counts = np.unique(np.stack([*ours, *theirs], axis=1), axis=0, return_counts=True)
+    draws = np.random.default_rng(seed).multinomial(len(ours[0]), counts / len(ours[0]), size=RESAMPLES)
+    value = _difference(counts @ distinct)
+    low, high = np.nanquantile(_difference(draws @ distinct), [0.025, 0.975]) if math.isfinite(value) else (math.nan, math.nan)
+    return Figure(float(value), float(low), float(high))
+
+
+def _difference(sums: Array) -> Any:
+    """sums: float [..., 4], gained and possible of both sides."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return sums[..., 0] / sums[..., 1] - sums[..., 2] / sums[..., 3]
+
+
 def accuracy(report: Report, variant: Variant, rows: Sequence[int] | None = None) -> Figure:
-    """Share of right answers."""
-    return mean_figure(report.correct(variant, rows), report.seed)
+    """The report's metric: the share of right answers, or what stands in its place."""
+    return ratio_figure(*report.gains(variant, rows), report.seed)
 
 
 def accuracy_difference(report: Report, variant: Variant, base: Variant, rows: Sequence[int] | None = None) -> Figure:
-    """Accuracy of `variant` minus that of `base`, row by row."""
-    return mean_figure(report.correct(variant, rows) - report.correct(base, rows), report.seed)
+    """The metric of `variant` minus that of `base`, row by row."""
+    return ratio_difference(report.gains(variant, rows), report.gains(base, rows), report.seed)
 
 
 @dataclass(frozen=True)
@@ -175,7 +219,7 @@ def flips(report: Report, variant: Variant, base: Variant) -> Flips:
     """Pair by pair comparison with `base`."""
     ours, theirs = report.correct(variant), report.correct(base)
     lost, won = int((theirs > ours).sum()), int((ours > theirs).sum())
-    total = int((np.asarray(variant.predicted) != np.asarray(base.predicted)).sum())
+    total = sum(not _equal(one, other) for one, other in zip(variant.predicted, base.predicted, strict=True))
     return Flips(total, lost, won, mcnemar(lost, won))
 
 
@@ -185,7 +229,10 @@ def mcnemar(lost: int, won: int) -> float:
 
 
 def calibration_error(report: Report, variant: Variant, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al., arXiv:1706.04599): mean gap between confidence and accuracy over equal-width bins."""
+    """Expected calibration error (Guo et al., arXiv:1706.04599): mean gap between confidence and accuracy over equal-width bins.
+
+    NaN where the task gives no confidence.
+    """
     confidence, right = np.asarray(variant.confidence), report.correct(variant)
     if len(confidence) == 0:
         return math.nan
@@ -361,6 +408,7 @@ def summary(report: Report) -> list[dict[str, Any]]:
             "scheme": variant.scheme,
             "size_mb": variant.size_bytes / 1e6,
             "parameters": variant.parameters,
+            "metric": report.metric,
             "accuracy": vars(right),
             "accuracy_drop": vars(drop),
             "flips": vars(changed),

@@ -16,7 +16,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
@@ -36,8 +36,11 @@ ENDINGS = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
     ".pq": "parquet",
+    ".conll": "conll",
+    ".bio": "conll",
+    ".iob": "conll",
 }
-FORMATS = ("csv", "tsv", "jsonl", "parquet", "lines")
+FORMATS = ("csv", "tsv", "jsonl", "parquet", "lines", "conll")
 WHOLE_LINE = r"(?P<text>.*)"  # the pattern of a plain text file that has no other: one text a line
 
 
@@ -54,7 +57,8 @@ class Table:
     """What a data file holds.
 
     columns: name → one value a row. numbers: the source line (text files) or row (parquet) of each row, from 1. nested: columns that hold
-    lists, objects or bytes; they are named here and have no values, because they are neither a text nor a class.
+    lists, objects or bytes; they are named here, because they are neither a text nor a class. lists: those of them that hold lists, each as JSON:
+    what tasks with several answers a row read.
     """
 
     where: str
@@ -65,18 +69,27 @@ class Table:
     nested: tuple[str, ...] = ()
     unit: str = "line"
     delimiter: str | None = None
+    lists: dict[str, list[str | None]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.numbers)
 
 
 def read_table(
-    path: Path, *, format: str = "auto", encoding: str = "utf-8", delimiter: str | None = None, pattern: str | None = None, where: str = ""
+    path: Path,
+    *,
+    format: str = "auto",
+    encoding: str = "utf-8",
+    delimiter: str | None = None,
+    pattern: str | None = None,
+    skip: int = 0,
+    where: str = "",
 ) -> Table:
     """Read a data file; all values become strings or None.
 
     format: one of FORMATS, or auto to go by the file's ending. delimiter: of a csv; else it is detected. pattern: of lines; each named
-    group is a column. where: what to call the file in errors, else its path. Raises DataError when the file as a whole cannot be read.
+    group is a column. skip: rows of a csv or tsv right behind the header that are no data.
+    where: what to call the file in errors, else its path. Raises DataError when the file as a whole cannot be read.
     """
     where = where or str(path)
     if path.is_dir():
@@ -95,7 +108,9 @@ def read_table(
         return _read_jsonl(text, where)
     if kind == "lines":
         return _read_lines(text, pattern or WHOLE_LINE, where)
-    return _read_csv(text, kind, delimiter or ("\t" if kind == "tsv" else sniff_delimiter(text)), where)
+    if kind == "conll":
+        return _read_conll(text, where)
+    return _read_csv(text, kind, delimiter or ("\t" if kind == "tsv" else sniff_delimiter(text)), where, skip)
 
 
 def format_of(path: Path, format: str = "auto", pattern: str | None = None, where: str = "") -> str:
@@ -154,13 +169,15 @@ def detect_encoding(content: bytes) -> str:
     return "latin-1"
 
 
-def column(table: Table, name: str, *, key: str, option: str = "") -> list[str | None]:
+def column(table: Table, name: str, *, key: str, option: str = "", lists: bool = False) -> list[str | None]:
     """The values of a column. key: where in the recipe the name stands (`data.text`). option: the key's own last word, for the advice.
 
-    Raises DataError with the nearest name when there is no such column.
+    lists: a column of lists will do, each as JSON. Raises DataError with the nearest name when there is no such column.
     """
     if name in table.columns:
         return table.columns[name]
+    if lists and name in table.lists:
+        return table.lists[name]
     if name in table.nested:
         raise DataError(f'the column "{name}" ({key}) holds lists, objects or bytes, not text.', where=table.where)
     trimmed = [known for known in table.columns if known.strip() == name.strip()]  # `id, body` has a column " body"
@@ -212,7 +229,7 @@ def _records(
         yield line, record
 
 
-def _read_csv(text: str, kind: str, delimiter: str, where: str) -> Table:
+def _read_csv(text: str, kind: str, delimiter: str, where: str, skip: int = 0) -> Table:
     first = next((row for _, row in _records(text, delimiter) if row), [])
     trim = isinstance(first, list) and len(first) > 1 and all(name.startswith(" ") for name in first[1:])  # written as `a, b, "c"`
     records = list(_records(text, delimiter, trim=trim))
@@ -224,6 +241,7 @@ def _read_csv(text: str, kind: str, delimiter: str, where: str) -> Table:
         raise DataError(f"line {line}, the header, cannot be read: {header}.", where=where)
     names = [name or f"unnamed_{place}" for place, name in enumerate(header, 1)]  # pandas writes its index without a name
     _no_twins(names, where)
+    records = [records[0], *records[1 + skip :]]
     if len(records) == 1:
         raise DataError("the file has a header but no rows.", where=where, write=_WANTED)
 
@@ -283,7 +301,43 @@ def _read_jsonl(text: str, where: str) -> Table:
     names = list(dict.fromkeys(name for _, value in found for name in value))
     nested = tuple(name for name in names if any(isinstance(value.get(name), (dict, list)) for _, value in found))
     columns = {name: [as_text(value.get(name)) for _, value in found] for name in names if name not in nested}
-    return Table(where, "jsonl", columns, [number for number, _ in found], bad, nested)
+    lists = {name: [_as_json(value.get(name)) for _, value in found] for name in nested}
+    return Table(where, "jsonl", columns, [number for number, _ in found], bad, nested, lists=lists)
+
+
+def _as_json(value: Any) -> str | None:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else None
+
+
+def _read_conll(text: str, where: str) -> Table:
+    """Word and tag on a line, the last column being the tag; a blank line ends a sentence (CoNLL-2003). Columns: `tokens` and `tags`, lists."""
+    tokens: list[list[str]] = []
+    tags: list[list[str]] = []
+    numbers: list[int] = []
+    bad: list[BadRow] = []
+    broken = False
+    inside = False
+    for number, line in enumerate(text.split("\n"), 1):
+        parts = line.split()
+        if not parts or parts[0] == "-DOCSTART-":
+            inside = broken = False
+            continue
+        if not inside:
+            tokens.append([])
+            tags.append([])
+            numbers.append(number)
+            inside = True
+        if len(parts) < 2 and not broken:
+            bad.append(BadRow(number, "a word without a tag"))
+            broken = True
+        tokens[-1].append(parts[0])
+        tags[-1].append(parts[-1] if len(parts) > 1 else "")
+    kept = [place for place, found in enumerate(tags) if all(found)]
+    lists: dict[str, list[str | None]] = {
+        "tokens": [json.dumps(tokens[place], ensure_ascii=False) for place in kept],
+        "tags": [json.dumps(tags[place], ensure_ascii=False) for place in kept],
+    }
+    return Table(where, "conll", {}, [numbers[place] for place in kept], bad, ("tokens", "tags"), lists=lists)
 
 
 def _is_unicode(value: Any) -> bool:
@@ -321,8 +375,10 @@ def _read_parquet(path: Path, where: str) -> Table:
         with pq.ParquetFile(path) as file:
             names = list(file.schema_arrow.names)
             _no_twins(names, where)
-            plain = [name for name in names if not pa.types.is_nested(file.schema_arrow.field(name).type)]
-            table = file.read(columns=plain, use_threads=False)
+            kinds = {name: file.schema_arrow.field(name).type for name in names}
+            plain = [name for name in names if not pa.types.is_nested(kinds[name])]
+            listed = [name for name in names if pa.types.is_list(kinds[name]) or pa.types.is_large_list(kinds[name])]
+            table = file.read(columns=[*plain, *listed], use_threads=False)
     except (pa.ArrowException, OSError) as problem:
         raise DataError(
             f"the file is not a whole parquet file: {str(problem).splitlines()[0].rstrip('.')}.",
@@ -338,7 +394,8 @@ def _read_parquet(path: Path, where: str) -> Table:
         except UnicodeDecodeError:
             continue  # bytes that are no text: named among the nested ones
     nested = tuple(name for name in names if name not in columns)
-    return Table(where, "parquet", columns, list(range(1, table.num_rows + 1)), [], nested, unit="row")
+    lists = {name: [_as_json(value) for value in table[name].to_pylist()] for name in listed}
+    return Table(where, "parquet", columns, list(range(1, table.num_rows + 1)), [], nested, unit="row", lists=lists)
 
 
 def as_text(value: Any) -> str | None:
@@ -367,8 +424,9 @@ def _listed(names: Iterable[str]) -> str:
 class Rows:
     """Prepared rows, column by column; all columns are equally long.
 
-    keys: `text_key` of each text, unique. labels: index into classes.json, int32; -1 for unlabelled. slices: the named subsets that the row
-    belongs to. numbers: its line or row in the source file, int64.
+    keys: `text_key` of each text, unique. labels: index into classes.json, int32; -1 for unlabelled and for tasks whose answer is no single
+    class. slices: the named subsets that the row belongs to. numbers: its line or row in the source file, int64. targets: the right answer
+    of any task as JSON, None for unlabelled; what the JSON holds is the task's own (tasks/).
     """
 
     keys: list[str]
@@ -376,9 +434,15 @@ class Rows:
     labels: NDArray[np.int32]
     slices: list[list[str]]
     numbers: NDArray[np.int64]
+    targets: list[str | None]
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def target(self, row: int) -> Any:
+        """The right answer to a row, or None when nobody said."""
+        value = self.targets[row]
+        return None if value is None else json.loads(value)
 
 
 def make_rows(
@@ -386,17 +450,24 @@ def make_rows(
     labels: Sequence[int] | NDArray[Any] | None = None,
     slices: Sequence[Sequence[str]] | None = None,
     numbers: Sequence[int] | NDArray[Any] | None = None,
+    targets: Sequence[str | None] | None = None,
 ) -> Rows:
-    """Rows from plain columns: the keys are made from the texts; what is left out is unlabelled, in no slice, numbered from 1."""
+    """Rows from plain columns: the keys are made from the texts; what is left out is unlabelled, in no slice, numbered from 1.
+
+    labels alone are targets too: a class by its index.
+    """
     count = len(texts)
+    if targets is None:
+        targets = [None] * count if labels is None else [str(int(label)) if label >= 0 else None for label in labels]
     rows = Rows(
         keys=[text_key(text) for text in texts],
         texts=list(texts),
         labels=np.full(count, -1, np.int32) if labels is None else np.asarray(labels, np.int32),
         slices=[[] for _ in texts] if slices is None else [list(names) for names in slices],
         numbers=np.arange(1, count + 1, dtype=np.int64) if numbers is None else np.asarray(numbers, np.int64),
+        targets=list(targets),
     )
-    assert len(rows.labels) == len(rows.slices) == len(rows.numbers) == count, "columns of unequal length"
+    assert len(rows.labels) == len(rows.slices) == len(rows.numbers) == len(rows.targets) == count, "columns of unequal length"
     return rows
 
 
@@ -406,9 +477,16 @@ def write_rows(path: Path, rows: Rows) -> None:
     import pyarrow.parquet as pq
 
     schema = pa.schema(
-        [("key", pa.string()), ("text", pa.string()), ("label", pa.int32()), ("slices", pa.list_(pa.string())), ("row", pa.int64())]
+        [
+            ("key", pa.string()),
+            ("text", pa.string()),
+            ("label", pa.int32()),
+            ("slices", pa.list_(pa.string())),
+            ("row", pa.int64()),
+            ("target", pa.string()),
+        ]
     )
-    table = pa.table([rows.keys, rows.texts, rows.labels, rows.slices, rows.numbers], schema=schema)
+    table = pa.table([rows.keys, rows.texts, rows.labels, rows.slices, rows.numbers, rows.targets], schema=schema)
     pq.write_table(table, path, compression="zstd")
 
 
@@ -424,4 +502,5 @@ def read_rows(path: Path) -> Rows:
         labels=table["label"].to_numpy(),
         slices=table["slices"].to_pylist(),
         numbers=table["row"].to_numpy(),
+        targets=table["target"].to_pylist(),
     )

@@ -42,6 +42,45 @@ class Schedule:
     average: float | None = None
 
 
+def label_loss(logits: Any, labels: Any, kind: str = "classes") -> Any:
+    """Mean loss of logits against labels over what is labelled; 0 when nothing is.
+
+    kind: "classes" (cross-entropy; labels int64 [...], -1 for none), "yes_no" (binary cross-entropy of each class; labels float
+    [..., classes], NaN for none) or "scores" (squared error; labels as the logits, NaN for none). logits: [..., outputs].
+    """
+    from torch.nn import functional
+
+    logits = logits.float().reshape(-1, logits.shape[-1])
+    if kind == "classes":
+        labels = labels.reshape(-1)
+        total = functional.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
+        return total / (labels >= 0).sum().clamp(min=1)
+    labels = labels.reshape(-1, labels.shape[-1])
+    known = ~labels.isnan()
+    compare = functional.binary_cross_entropy_with_logits if kind == "yes_no" else functional.mse_loss
+    return compare(logits[known], labels[known].float(), reduction="sum") / known.sum().clamp(min=1)
+
+
+Column = np.ndarray | Sequence[np.ndarray]
+
+
+def stacked(rows: Sequence[np.ndarray]) -> Column:
+    """Rows as one column: an array when all have one shape by the task's nature (scalars, one value a class), else the list as it is."""
+    return np.stack(rows) if rows and rows[0].ndim == 0 else list(rows)
+
+
+def batch_of(column: Column, places: Sequence[int]) -> np.ndarray:
+    """The entries of a column for the rows of a batch. Those of unequal length are padded: -1, False or 0."""
+    if isinstance(column, np.ndarray):
+        return np.asarray(column[places])
+    parts = [column[place] for place in places]
+    fill = {"i": -1, "b": False, "f": 0.0}[parts[0].dtype.kind]
+    batch = np.full((len(parts), max(map(len, parts)), *parts[0].shape[1:]), fill, parts[0].dtype)
+    for row, part in enumerate(parts):
+        batch[row, : len(part)] = part
+    return batch
+
+
 def best_precision() -> str:
     """ "bf16" where this CPU multiplies bfloat16 in hardware (AVX512-BF16, AMX), else "float32"."""
     import torch
@@ -53,7 +92,7 @@ def best_precision() -> str:
 def train(
     model: Any,
     tokens: Sequence[Sequence[int]],
-    columns: Mapping[str, np.ndarray],
+    columns: Mapping[str, Column],
     loss: Loss | None,
     schedule: Schedule,
     *,
@@ -63,8 +102,9 @@ def train(
 ) -> None:
     """Train `model` in place. Goes on from the newest checkpoint under `checkpoints` when there is one.
 
-    tokens: token ids of each row. columns: what the loss reads beside the model's outputs, one entry a row.
-    loss: (outputs, batch) → scalar tensor; None when the model takes the whole batch and gives the scalar itself. label: what the progress is called.
+    tokens: token ids of each row. columns: what the loss reads beside the model's outputs, one entry a row; a list of arrays when they are
+    as long as the row's tokens. label: what the progress is called.
+    loss: (outputs, batch) → scalar tensor; None when the model takes the whole batch and gives the scalar itself.
     """
     import torch
     from safetensors.torch import load_file, save_file
@@ -83,7 +123,7 @@ def train(
         batch = pad([row["input_ids"] for row in rows], pad_id)
         places = [row["row"] for row in rows]
         return {name: torch.from_numpy(np.asarray(values)) for name, values in batch.items()} | {
-            name: torch.from_numpy(values[places]) for name, values in columns.items()
+            name: torch.from_numpy(batch_of(values, places)) for name, values in columns.items()
         }
 
     class Learner(Trainer):  # type: ignore[misc]

@@ -245,7 +245,8 @@ def test_kill_9_in_every_stage_and_resume(recipe_file: Write, tmp_path: Path) ->
 
 def test_two_processes_train_one_student(recipe_file: Write, tmp_path: Path) -> None:
     """A recipe with processes = 2 that trains twice, deadlocks, or learns nothing."""
-    recipe = recipe_file(("steps         = 60", "steps = 30\nprocesses = 2\ncontrol = false"))
+    inside = '[[distill.losses]]\nkind = "soft_target"\n[[distill.losses]]\nkind = "hidden_states"\nweight = 0.01\n[compile]'
+    recipe = recipe_file(("steps         = 60", "steps = 30\nprocesses = 2\ncontrol = false"), ("[compile]", inside))
     edgedistill("compile", recipe, "--until", "distill", home=tmp_path / "home", check=0)
     (folder,) = (tmp_path / "home" / "store").glob("distill-*")
     facts = json.loads((folder / "facts.json").read_text())

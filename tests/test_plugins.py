@@ -12,8 +12,25 @@ from edgedistill import plugins
 from edgedistill.errors import MissingExtraError, RecipeError
 
 CONTRACT = {
-    "tasks": ["HUB_TASK", "answer", "probabilities"],
-    "teachers": ["has_head", "adopt", "fine_tune", "logits"],
+    "tasks": [
+        "HUB_TASK",
+        "EXACT",
+        "about",
+        "metric",
+        "read",
+        "settings",
+        "stratum",
+        "classes",
+        "names",
+        "number",
+        "answer",
+        "judge",
+        "divergence",
+        "hard",
+        "hard_kind",
+        "soft",
+    ],
+    "teachers": ["labels", "has_head", "adopt", "fine_tune", "logits"],
     "students": ["ABOUT", "LEARNING_RATE", "OPTIONS", "start", "sizes"],
     "losses": ["Options", "NEEDS", "loss"],
     "exporters": ["FORMAT", "export"],
@@ -61,6 +78,6 @@ def test_classify_answers_by_hand() -> None:
     """A confidence that is no probability, or that overflows: logits (1000, 999) give σ(1)."""
     from edgedistill.tasks import classify
 
-    said = classify.answer(np.array([1000.0, 999.0]), ["a", "b"])
-    assert said["answer"] == "a" and said["confidence"] == pytest.approx(1 / (1 + np.exp(-1)))
+    said = classify.answer(np.array([1000.0, 999.0]), {"labels": ["a", "b"]})
+    assert (said["answer"], said["target"]) == ("a", 0) and said["confidence"] == pytest.approx(1 / (1 + np.exp(-1)))
     np.testing.assert_allclose(classify.probabilities(np.array([[0.0, 0.0], [1e4, 0.0]])), [[0.5, 0.5], [1.0, 0.0]])

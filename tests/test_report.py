@@ -21,6 +21,8 @@ from edgedistill.report import (
     mean_figure,
     overall,
     percentile_ms,
+    ratio_difference,
+    ratio_figure,
     read_report,
     slower_than_float,
     verdicts,
@@ -191,3 +193,39 @@ def test_report_round_trip(tmp_path) -> None:  # type: ignore[no-untyped-def]
     written = report(variant("student float", timings={"real": timings(1.5, 2.5)}))
     write_report(written, tmp_path / "r.json")
     assert read_report(tmp_path / "r.json") == written
+
+
+def test_ratio_is_of_sums_and_not_a_mean_of_ratios() -> None:
+    """Entity F1 averaged over texts: (2 + 0) / (2 + 4) is a third, the mean of 1 and 0 a half."""
+    figure = ratio_figure(np.array([2.0, 0.0]), np.array([2.0, 4.0]))
+    assert figure.value == pytest.approx(1 / 3) and figure.low <= figure.value <= figure.high
+
+
+def test_ratio_without_anything_possible_is_no_number() -> None:
+    """A slice without a single span that shows 0 % or stops the page."""
+    assert np.isnan(ratio_figure(np.zeros(3), np.zeros(3)).value)
+    assert np.isnan(ratio_figure(np.zeros(0), np.zeros(0)).value)
+
+
+def test_ratio_intervals_cover() -> None:
+    """An interval that is too narrow because rows were not resampled whole: of 300 samples about 95 % must hold the true ratio 0.6."""
+    draw = np.random.default_rng(0)
+    held = []
+    for _ in range(300):
+        possible = draw.poisson(2, 150).astype(float)
+        figure = ratio_figure(draw.binomial(possible.astype(int), 0.6).astype(float), possible)
+        held.append(figure.low <= 0.6 <= figure.high)
+    assert 0.9 <= np.mean(held) <= 0.99
+
+
+def test_difference_of_ratios_is_paired() -> None:
+    """Two binaries that answer alike row by row must differ by nothing, however the rows vary."""
+    gained, possible = np.arange(50.0) % 3, 2.0 + np.arange(50.0) % 4
+    figure = ratio_difference((gained, possible), (gained, possible))
+    assert (figure.value, figure.low, figure.high) == (0.0, 0.0, 0.0)
+
+
+def test_gained_decides_what_is_right() -> None:
+    """McNemar on rows that are only half right."""
+    half = variant("student float", predicted=[0, 0, 1, 1], gained=[2, 1, 0, 0], possible=[2, 2, 2, 0])
+    assert report(half).correct(half).tolist() == [1, 0, 0, 1]

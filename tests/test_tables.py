@@ -200,7 +200,10 @@ def test_header_only(tmp_path: Path) -> None:
 
 def test_unknown_ending(tmp_path: Path) -> None:
     """A spreadsheet is parsed as csv."""
-    advice = 'Use .csv, .tsv, .tab, .jsonl, .ndjson, .parquet, .pq, or write format = "csv" (or tsv, jsonl, parquet, lines) under [data].'
+    advice = (
+        "Use .csv, .tsv, .tab, .jsonl, .ndjson, .parquet, .pq, .conll, .bio, .iob, or "
+        'write format = "csv" (or tsv, jsonl, parquet, lines) under [data].'
+    )
     assert error_of(save(tmp_path, "a.xlsx", "PK")) == f'a.xlsx: the ending ".xlsx" does not say what the file is. {advice}'
     assert error_of(save(tmp_path, "data", "x")) == f"data: the file has no ending that says what it is. {advice}"
     assert error_of(save(tmp_path, "a.csv", "x"), format="jsnl") == 'a.csv: there is no format "jsnl". Did you mean "jsonl"?'

@@ -76,6 +76,19 @@ def test_any_kept_text_maps_one_to_one(texts: list[str]) -> None:
         assert [cut.kept[new] for new in cut.tokenizer.encode(text).ids] == _WORDPIECE.encode(text).ids
 
 
+@pytest.mark.parametrize("kind", ["WordPiece", "BPE", "Unigram"])
+def test_only_the_most_frequent_tokens(kind: str) -> None:
+    """A smaller vocabulary in which a rare word becomes unknown, or a frequent one is spelt otherwise than before."""
+    before = trained(kind)
+    whole, few = vocabulary.cut(before, CORPUS), vocabulary.cut(before, CORPUS, most=12)
+    assert len(few.kept) < len(whole.kept)
+    for text in CORPUS:
+        assert "<unk>" not in few.tokenizer.encode(text).tokens
+        old = before.encode(text).ids
+        if {*old} <= {*few.kept}:
+            assert [few.kept[new] for new in few.tokenizer.encode(text).ids] == old
+
+
 def test_padding_of_the_source_is_dropped(tiny_teacher) -> None:  # type: ignore[no-untyped-def]
     """A fixed padding of the teacher's repository that a device would pay for on every text."""
     source = Tokenizer.from_file(str(tiny_teacher / "tokenizer.json"))

@@ -3,7 +3,7 @@
 An exporter is a module with
 
 - `FORMAT`: the ending of the file it makes ("onnx");
-- `export(model_dir: Path, out: Path, texts: Sequence[str], max_tokens: int) -> dict[str, float]`: writes the float graph(s) and
+- `export(model_dir: Path, out: Path, texts: Sequence[str], max_tokens: int, task: str) -> dict[str, float]`: writes the float graph(s) and
   `tokenizer.json` (no padding, truncation at `max_tokens`) under `out`, checks them against torch on `texts`, and gives the facts of the check.
   Raises ParityError on a difference. The same model gives the same bytes.
 

@@ -4,7 +4,7 @@ Two files come out of one model, both fused by `onnxruntime.transformers.optimiz
 `model.onnx`, the fastest float graph, a whole attention layer is one operator, query, key and value weights included, and the embeddings another. In
 `products.onnx` every product with a weight is still a `MatMul` of its own and every table a `Gather`, for schemes that treat each apart; only what
 lies between (scores, softmax, layer norm, GELU) is fused. Each graph takes `input_ids` and `attention_mask` (int64 [batch, sequence]) and gives `logits`
-(float32 [batch, classes]); batch and sequence are free.
+(float32 [batch, classes], or [batch, sequence, classes] of a model that answers token by token); batch and sequence are free.
 
 Nothing is built on a graph that was not checked: on real rows, alone and in padded batches, both graphs must give torch's logits, and the
 tokenizer file must give the ids that the model was trained on.
@@ -51,10 +51,11 @@ AWKWARD = (
 )
 
 
-def export(model_dir: Path, out: Path, texts: Sequence[str], max_tokens: int) -> dict[str, float]:
-    """Export the classifier in `model_dir`, check it on `texts`, and give the facts of the check.
+def export(model_dir: Path, out: Path, texts: Sequence[str], max_tokens: int, task: str = "text-classification") -> dict[str, float]:
+    """Export the model in `model_dir`, check it on `texts`, and give the facts of the check.
 
     model_dir: a Hugging Face folder (config.json, model.safetensors, tokenizer files). max_tokens: longest input, special tokens counted.
+    task: as optimum's TasksManager names it.
     Facts: `rows`; `error_unfused`, `error_products` and `error_model`, each the largest |logit - torch's logit|; `tolerance`, in the same unit;
     `fused_attention`, the number of attention layers that became one operator.
     Raises ParityError when a graph or the tokenizer file differs from torch's.
@@ -64,17 +65,17 @@ def export(model_dir: Path, out: Path, texts: Sequence[str], max_tokens: int) ->
     out.mkdir(parents=True, exist_ok=True)
     with quiet():
         tokenizer = _write_tokenizer(model_dir, out / "tokenizer.json", texts, max_tokens)
-        model = _load(model_dir)
+        model = _load(model_dir, task)
         rows = [tokenizer.encode(text).ids for text in (*texts, *AWKWARD)]
         pad = model.config.pad_token_id or 0
         truth = _torch_logits(model, rows)  # of the model as it was given, before anything below changes it
         _fold_token_types(model)
         # Two rows of different length, so that no size of the example can be taken for one of the model.
         example = batches([max(rows, key=len)[:9], min(rows, key=len)], pad)[0]
-        _trace(model, example, out / "unfused.onnx")
+        _trace(model, example, out / "unfused.onnx", by_token=truth[0].ndim == 2)
         _fuse(model.config, out / "unfused.onnx", out / "model.onnx", whole_attention=True)
         _fuse(model.config, out / "unfused.onnx", out / "products.onnx", whole_attention=False)
-    tolerance = TOLERANCE * max(1.0, float(np.abs(truth).max()))
+    tolerance = TOLERANCE * max(1.0, *(float(np.abs(row).max()) for row in truth))
     facts = {"rows": float(len(rows)), "tolerance": tolerance}
     for name in ("unfused", "products", "model"):
         facts[f"error_{name}"] = _check(out / f"{name}.onnx", rows, (*texts, *AWKWARD), truth, pad, tolerance)
@@ -123,13 +124,13 @@ def _write_tokenizer(model_dir: Path, path: Path, texts: Sequence[str], max_toke
     return written
 
 
-def _load(model_dir: Path) -> Any:
+def _load(model_dir: Path, task: str) -> Any:
     import torch
     from optimum.exporters.tasks import TasksManager
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(model_dir, trust_remote_code=False, local_files_only=True)
-    loader = TasksManager.get_model_class_for_task("text-classification", model_type=config.model_type)
+    loader = TasksManager.get_model_class_for_task(task, model_type=config.model_type)
     # Eager attention: the exporter writes it as plain MatMul and Softmax, the pattern that the fusion knows.
     model = loader.from_pretrained(
         model_dir, trust_remote_code=False, local_files_only=True, use_safetensors=True, attn_implementation="eager", dtype=torch.float32
@@ -160,7 +161,7 @@ def _fold_token_types(model: Any) -> None:
             part.token_type_embeddings = NoTypes()
 
 
-def _trace(model: Any, example: Batch, path: Path) -> None:
+def _trace(model: Any, example: Batch, path: Path, by_token: bool) -> None:
     import onnx
     import torch
 
@@ -185,7 +186,7 @@ def _trace(model: Any, example: Batch, path: Path) -> None:
         do_constant_folding=True,
         input_names=["input_ids", "attention_mask"],
         output_names=["logits"],
-        dynamic_axes={"input_ids": free, "attention_mask": free, "logits": {0: "batch"}},
+        dynamic_axes={"input_ids": free, "attention_mask": free, "logits": free if by_token else {0: "batch"}},
     )
     graph = onnx.load(str(path))
     _drop_added_zeros(graph)
@@ -371,8 +372,8 @@ def _takes_position_0(graph: Any, gather: Any) -> bool:
     return axis == 1 and index is not None and not onnx.numpy_helper.to_array(index).any()
 
 
-def _torch_logits(model: Any, rows: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
-    """The truth: every row alone, without padding, through torch."""
+def _torch_logits(model: Any, rows: Sequence[Sequence[int]]) -> list[npt.NDArray[np.float32]]:
+    """The truth: every row alone, without padding, through torch. [classes], or [tokens, classes] where each token is answered."""
     import torch
 
     with torch.inference_mode():
@@ -380,26 +381,27 @@ def _torch_logits(model: Any, rows: Sequence[Sequence[int]]) -> npt.NDArray[np.f
         for row in rows:
             ids = torch.tensor([row])
             found.append(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].numpy())
-    return np.stack(found)
+    return found
 
 
 def _check(
-    graph: Path, rows: Sequence[Sequence[int]], texts: Sequence[str], truth: npt.NDArray[np.float32], pad: int, tolerance: float
+    graph: Path, rows: Sequence[Sequence[int]], texts: Sequence[str], truth: Sequence[npt.NDArray[np.float32]], pad: int, tolerance: float
 ) -> float:
     """The largest error of `graph` on `rows`, alone and in padded batches. Raises ParityError above `tolerance` or at another answer."""
     try:
         opened = session(graph)
-        padded = np.concatenate([opened.run(None, batch)[0] for batch in batches(rows, pad)])
-        alone = np.concatenate([opened.run(None, batch)[0] for batch in batches(rows, pad, size=1)])
+        padded = [logits for batch in batches(rows, pad) for logits in opened.run(None, batch)[0]]
+        alone = [logits for batch in batches(rows, pad, size=1) for logits in opened.run(None, batch)[0]]
     except Exception as problem:
         raise StageError(f"ONNX Runtime cannot run the exported graph: {problem}.", where=str(graph)) from problem
     worst = 0.0
     for how, logits in (("in a padded batch", padded), ("alone", alone)):
-        errors = np.abs(logits - truth).max(axis=1)
-        top = np.sort(truth, axis=1)
-        clear = (top[:, -1] - top[:, -2] > tolerance) if truth.shape[1] > 1 else np.zeros(len(truth), bool)
+        if truth[0].ndim == 2:  # answers by token: what stands on padding is no answer
+            logits = [values[: len(right)] for values, right in zip(logits, truth, strict=True)]
+        pairs = [*zip(logits, truth, strict=True)]
+        errors = np.array([np.abs(values - right).max() for values, right in pairs])
         # Written so that NaN counts as wrong.
-        wrong = ~(errors <= tolerance) | (clear & (logits.argmax(axis=1) != truth.argmax(axis=1)))
+        wrong = ~(errors <= tolerance) | np.array([_another_answer(values, right, tolerance) for values, right in pairs])
         if wrong.any():
             first = int(wrong.argmax())
             raise ParityError(
@@ -412,8 +414,18 @@ def _check(
     return worst
 
 
+def _another_answer(logits: npt.NDArray[np.float32], truth: npt.NDArray[np.float32], tolerance: float) -> bool:
+    """Whether another output is the largest, where torch's is so by more than the tolerance."""
+    if truth.shape[-1] == 1:
+        return False
+    top = np.sort(truth, axis=-1)
+    clear = top[..., -1] - top[..., -2] > tolerance
+    return bool((clear & (logits.argmax(axis=-1) != truth.argmax(axis=-1))).any())
+
+
 def _short(logits: npt.NDArray[np.float32]) -> str:
-    return "[" + ", ".join(f"{value:.4g}" for value in logits[:6]) + (", …]" if len(logits) > 6 else "]")
+    values = logits.ravel()
+    return "[" + ", ".join(f"{value:.4g}" for value in values[:6]) + (", …]" if len(values) > 6 else "]")
 
 
 def _count(graph: Path, op_type: str) -> int:

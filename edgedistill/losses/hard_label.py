@@ -6,24 +6,23 @@ arXiv:1503.02531, §2.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from edgedistill.settings import Section
+from edgedistill.training import label_loss
 
 NEEDS = frozenset({"labels"})
 
 
 class Options(Section):
     weight: float = Field(1.0, gt=0, description="factor of this term in the whole loss")
+    of: Literal["classes", "yes_no", "scores"] = Field(
+        "classes", description="what labels are: one class, yes or no for each class, or numbers"
+    )
 
 
 def loss(outputs: Any, batch: dict[str, Any], options: Options) -> Any:
-    """Mean of -log p(label) over what is labelled; 0 when the batch has none. logits: float [..., classes], labels: int64 [...]."""
-    from torch.nn.functional import cross_entropy
-
-    labels = batch["labels"].reshape(-1)
-    logits = outputs.logits.float().reshape(-1, outputs.logits.shape[-1])
-    total = cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
-    return total / (labels >= 0).sum().clamp(min=1)
+    """Mean of -log p(label) over what is labelled; 0 when the batch has none. logits: float [..., classes], labels: see `label_loss`."""
+    return label_loss(outputs.logits, batch["labels"], options.of)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic_ns, perf_counter_ns
@@ -28,20 +29,24 @@ class Model:
     tokenizer: Any
     wants: tuple[str, ...]  # names of the graph's inputs
 
-    def ids(self, text: str, tokens: int | None = None) -> list[int]:
-        """Token ids of a text; with `tokens`, repeated and cut to exactly that many."""
+    def encode(self, text: str, tokens: int | None = None) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of a text and where each stands in it (start, end, characters); with `tokens`, repeated and cut to exactly that many."""
         encoding = self.tokenizer.encode(text)
         if tokens is None:
-            return list(encoding.ids)
-        first, *inner, last = encoding.ids
-        room = tokens - 2
-        return [first, *((inner or [last]) * (room // max(len(inner), 1) + 1))[:room], last]
+            return encoding.ids, encoding.offsets
+        return _cut_to(encoding.ids, tokens), _cut_to(encoding.offsets, tokens)
 
     def logits(self, ids: list[int]) -> npt.NDArray[np.float32]:
-        """Logits of one text, float32 [classes]."""
+        """Logits of one text, float32 [outputs], or [tokens, outputs] where the model answers token by token."""
         row = np.array([ids], dtype=np.int64)
         feeds = {"input_ids": row, "attention_mask": np.ones_like(row), "token_type_ids": np.zeros_like(row)}
-        return np.asarray(self.session.run(None, {name: feeds[name] for name in self.wants})[0][0])
+        return np.asarray(self.session.run(["logits"], {name: feeds[name] for name in self.wants})[0][0])
+
+
+def _cut_to(values: list[Any], count: int) -> list[Any]:
+    first, *inner, last = values
+    room = count - 2
+    return [first, *((inner or [last]) * (room // max(len(inner), 1) + 1))[:room], last]
 
 
 def open_model(model: Path, tokenizer: Path, max_tokens: int, threads: int) -> Model:
@@ -73,24 +78,25 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def measure(model: Model, answer: Any, labels: list[str], texts: list[str], tokens: int | None) -> dict[str, Any]:
+def measure(
+    model: Model, answer: Any, settings: dict[str, Any], texts: list[str], tokens: int | None = None, wants: Sequence[str] = ()
+) -> dict[str, Any]:
     """Answer each text alone, as an app would, and time its three parts, nanoseconds."""
     times: dict[str, list[int]] = {"tokenize_ns": [], "model_ns": [], "decode_ns": []}
-    logits: list[list[float]] = []
-    all_ids: list[list[int]] = []
+    found: dict[str, list[Any]] = {name: [] for name in wants}
     for text in texts:
         start = perf_counter_ns()
-        ids = model.ids(text, tokens)
+        ids, offsets = model.encode(text, tokens)
         tokenized = perf_counter_ns()
-        scores = model.logits(ids)
+        logits = model.logits(ids)
         ran = perf_counter_ns()
-        answer(scores, labels)
+        said = answer(logits, settings, text, offsets)
         done = perf_counter_ns()
         for name, spent in zip(times, (tokenized - start, ran - tokenized, done - ran), strict=True):
             times[name].append(spent)
-        logits.append(scores.tolist())
-        all_ids.append(ids)
-    return {**times, "logits": logits, "ids": all_ids, "peak_bytes": peak_bytes()}
+        for name in wants:
+            found[name].append(said if name == "answers" else logits.tolist() if name == "logits" else ids)
+    return {**times, **found, "peak_bytes": peak_bytes()}
 
 
 def _serve() -> None:
@@ -104,12 +110,12 @@ def _serve() -> None:
     baseline, begin = peak_bytes(), perf_counter_ns()
     model = open_model(Path(hello["model"]), Path(hello["tokenizer"]), hello["max_tokens"], hello["threads"])
     loaded = perf_counter_ns()
-    measure(model, answer, hello["labels"], [hello["first_text"]], None)
+    measure(model, answer, hello["settings"], [hello["first_text"]])
     cold = monotonic_ns() - hello["started_ns"]
     _say({"load_ms": (loaded - begin) / 1e6, "cold_start_ms": cold / 1e6, "baseline_bytes": baseline, "peak_bytes": peak_bytes()})
     for line in sys.stdin:
         request = json.loads(line)
-        _say(measure(model, answer, hello["labels"], request["texts"], request.get("tokens")))
+        _say(measure(model, answer, hello["settings"], request["texts"], request.get("tokens"), request.get("wants", ())))
 
 
 def _say(answer: dict[str, Any]) -> None:

@@ -74,7 +74,7 @@ def run(out: Path, params: Params, *, prepared: Path, teacher: Path, transfer: P
     chosen, rounds = spend(pool.texts, real, budget, params, families, belongs, lambda places: asked(*_pairs(pool, places)))
 
     places = sorted(chosen)  # real rows first, as a transfer set has it
-    kept = make_rows([pool.texts[place] for place in places], pool.labels[places])
+    kept = make_rows([pool.texts[place] for place in places], pool.labels[places], targets=[pool.targets[place] for place in places])
     write_rows(out / "transfer.parquet", kept)
     write_rows(out / "held_out.parquet", held)
     shutil.copyfile(transfer / "families.parquet", out / "families.parquet")
@@ -83,7 +83,7 @@ def run(out: Path, params: Params, *, prepared: Path, teacher: Path, transfer: P
     counts = {name: sum(name in found for found in marks) for name in params.transfer.quotas}
     facts |= {
         "rows": len(kept),
-        "training_rows": int((kept.labels >= 0).sum()),
+        "training_rows": sum(place < facts["training_rows"] for place in places),
         "traffic_rows": sum(facts["training_rows"] <= place < real for place in places),
         "grown_rows": sum(place >= real for place in places),
         "held_out_rows": len(held),
@@ -235,7 +235,7 @@ def _probabilities(logits: Array) -> Array:
 
 
 def _first(rows: Rows, count: int) -> Rows:
-    return Rows(rows.keys[:count], rows.texts[:count], rows.labels[:count], rows.slices[:count], rows.numbers[:count])
+    return Rows(rows.keys[:count], rows.texts[:count], rows.labels[:count], rows.slices[:count], rows.numbers[:count], rows.targets[:count])
 
 
 def _pairs(rows: Rows, places: Sequence[int]) -> tuple[list[str], list[str]]:

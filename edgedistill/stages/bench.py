@@ -71,7 +71,7 @@ def bench(folder: Path, target_name: str | None = None) -> Bench:
             "max_tokens": manifest.max_tokens,
             "threads": target.threads,
             "task": manifest.task,
-            "labels": manifest.labels,
+            "settings": manifest.task_settings(),
             "first_text": texts[0],
         },
     )

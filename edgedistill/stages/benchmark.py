@@ -16,14 +16,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from edgedistill import plugins
 from edgedistill.budget import Budget
 from edgedistill.digests import file_digest
 from edgedistill.links import Runner
 from edgedistill.progress import tick
 from edgedistill.report import Report, Timings, Variant, write_report
+from edgedistill.stages.prepare import read_settings
 from edgedistill.store import Stage
 from edgedistill.tables import read_rows
 from edgedistill.target import Target
@@ -64,7 +63,7 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
     target = Target(**params.target)
     link = plugins.find("links", target.link.kind)
     rows = read_rows(prepared / "test.parquet")
-    classes = json.loads((prepared / "classes.json").read_text())
+    task, settings = plugins.find("tasks", params.task), read_settings(prepared)
 
     def start(entry: Entry) -> Runner:
         request = {
@@ -73,7 +72,7 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
             "max_tokens": params.max_tokens,
             "threads": target.threads,
             "task": params.task,
-            "labels": classes,
+            "settings": settings,
             "first_text": rows.texts[0],
         }
         runner: Runner = link.open_runner(target.runtime, request)
@@ -95,12 +94,21 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
     finally:
         for runner in runners.values():
             runner.close()
-    probabilities = plugins.find("tasks", params.task).probabilities
+    said = {name: [answer["target"] for answer in one.answers] for name, one in seen.items()}
+    labelled = any(target is not None for target in rows.targets)
+    # Rows that nobody labelled are held against the teacher's own answers.
+    expected = (
+        [rows.target(row) for row in range(len(rows))] if labelled else said[next(e.id for e in params.entries if e.role == "teacher")]
+    )
     measured = link.HOW == "measured"
     variants = []
     for entry in params.entries:
         model, graphs = files[f"{entry.id}_model"], files[f"{entry.id}_graphs"]
-        spread = probabilities(np.asarray(seen[entry.id].logits))
+        judged = [task.judge(one, right, settings) for one, right in zip(said[entry.id], expected, strict=True)]
+        plain = all(
+            gained == (one == right) and possible == 1
+            for (gained, possible), one, right in zip(judged, said[entry.id], expected, strict=True)
+        )
         keep = measured and entry.role != "control"
         variants.append(
             Variant(
@@ -111,8 +119,10 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
                 model_bytes=(model / "model.onnx").stat().st_size,
                 tokenizer_bytes=(graphs / "tokenizer.json").stat().st_size,
                 parameters=json.loads((graphs / "facts.json").read_text())["parameters"],
-                predicted=spread.argmax(axis=1).tolist(),
-                confidence=[round(float(value), 5) for value in spread.max(axis=1)],
+                predicted=said[entry.id],
+                confidence=[round(answer["confidence"], 5) for answer in seen[entry.id].answers if "confidence" in answer],
+                gained=None if plain else [round(gained, 6) for gained, _ in judged],
+                possible=None if plain else [round(possible, 6) for _, possible in judged],
                 timings=seen[entry.id].timings() if keep else {},
                 cold_start_ms=[round(hello["cold_start_ms"], 3) for hello in colds[entry.id]] if keep else [],
                 load_ms=[round(hello["load_ms"], 3) for hello in colds[entry.id]] if keep else [],
@@ -135,9 +145,11 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
         versions={name: version(name) for name in ("edgedistill", "onnxruntime", "tokenizers", "numpy")},
         budget=Budget(),
         prefer="smallest",
-        classes=classes,
+        metric=task.metric(settings),
+        against="labels" if labelled else "teacher",
+        classes=settings["labels"],
         keys=rows.keys,
-        expected=[int(label) for label in rows.labels],
+        expected=expected,
         slices=dict(sorted(slices.items())),
         variants=variants,
         seed=params.seed,
@@ -156,7 +168,7 @@ class _Seen:
     """What one variant did, as it comes in."""
 
     def __init__(self) -> None:
-        self.logits: list[list[float]] = []
+        self.answers: list[dict[str, Any]] = []
         self.raw: dict[str, dict[str, list[int]]] = {}
         self.peak = 0
 
@@ -177,7 +189,9 @@ def _take_turns(runners: dict[str, Runner], params: Params, texts: list[str], ti
         runner.ask({"texts": (texts * WARM_UP)[:WARM_UP]})
     passes = max(1, -(-FEWEST_SAMPLES // len(texts)))
     work: list[tuple[str, dict[str, Any], bool]] = [
-        ("real", {"texts": chunk}, number == 0) for number in range(passes) for chunk in _chunks(texts, CHUNK)
+        ("real", {"texts": chunk, "wants": ["answers"] if number == 0 else []}, number == 0)
+        for number in range(passes)
+        for chunk in _chunks(texts, CHUNK)
     ]
     lengths = [length for length in LENGTHS if length <= params.max_tokens]
     sample = (texts * RUNS_A_LENGTH)[:RUNS_A_LENGTH]
@@ -190,7 +204,7 @@ def _take_turns(runners: dict[str, Runner], params: Params, texts: list[str], ti
             if name in timed:
                 seen[name].add(kind, answer)
             if keeps_answers:
-                seen[name].logits += answer["logits"]
+                seen[name].answers += answer["answers"]
         tick("benchmark", done, len(work))
     return seen
 
@@ -218,4 +232,4 @@ def this_machine() -> dict[str, Any]:
     }
 
 
-BENCHMARK = Stage("benchmark", 1, run, ("onnxruntime", "tokenizers", "numpy"))
+BENCHMARK = Stage("benchmark", 2, run, ("onnxruntime", "tokenizers", "numpy"))

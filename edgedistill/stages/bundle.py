@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from edgedistill import plugins
 from edgedistill.bundle_format import Golden, Manifest, digests, write_golden, write_manifest
@@ -25,6 +28,7 @@ from edgedistill.report import (
     speed_up,
 )
 from edgedistill.stages.benchmark import Entry
+from edgedistill.stages.prepare import read_settings
 from edgedistill.stages.select import read_choice
 from edgedistill.store import Stage
 from edgedistill.tables import read_rows
@@ -112,8 +116,10 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, student: P
     shutil.copyfile(selected / "report.json", out / "report.json")
     if file_digest(out / "model.onnx") != variant.model_sha256:
         raise ParityError("the file to ship is not the file that was measured.", where=str(model / "model.onnx"), write="Compile again.")
-    write_golden(out / "golden.jsonl", golden_vectors(out, params, target, report.classes, read_rows(prepared / "test.parquet").texts))
-    (out / "MODEL_CARD.md").write_text(model_card(report, variant, choice.reasons, lineage), encoding="utf-8")
+    settings = read_settings(prepared)
+    about = plugins.find("tasks", params.task).about(settings)
+    write_golden(out / "golden.jsonl", golden_vectors(out, params, target, settings, read_rows(prepared / "test.parquet").texts))
+    (out / "MODEL_CARD.md").write_text(model_card(report, variant, choice.reasons, lineage, about), encoding="utf-8")
     write_manifest(
         out,
         Manifest(
@@ -135,11 +141,12 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, student: P
             measured=measured(report, variant),
             versions=report.versions,
             lineage=lineage,
+            settings={name: value for name, value in settings.items() if name != "labels"},
         ),
     )
 
 
-def golden_vectors(folder: Path, params: Params, target: Target, labels: list[str], texts: list[str]) -> list[Golden]:
+def golden_vectors(folder: Path, params: Params, target: Target, settings: dict[str, Any], texts: list[str]) -> list[Golden]:
     """Real and awkward texts, answered by the shipped file on the target's runtime in a process of its own.
 
     Raises ParityError when a second run of the same file answers otherwise: such a binary has no golden answer.
@@ -153,20 +160,22 @@ def golden_vectors(folder: Path, params: Params, target: Target, labels: list[st
         "max_tokens": params.max_tokens,
         "threads": target.threads,
         "task": params.task,
-        "labels": labels,
+        "settings": settings,
         "first_text": inputs[0],
     }
     runner = plugins.find("links", target.link.kind).open_runner(target.runtime, request)
     try:
-        first, second = runner.ask({"texts": inputs}), runner.ask({"texts": inputs})
+        wants = {"texts": inputs, "wants": ["answers", "logits", "ids"]}
+        first, second = runner.ask(wants), runner.ask(wants)
     finally:
         runner.close()
     for text, one, other in zip(inputs, first["logits"], second["logits"], strict=True):
-        if max(abs(a - b) for a, b in zip(one, other, strict=True)) > 1e-5:
+        if np.abs(np.subtract(one, other)).max() > 1e-5:
             raise ParityError(f"the model gives two answers to {text[:40]!r} in one process.", where=str(folder / "model.onnx"))
+    exact = plugins.find("tasks", params.task).EXACT
     return [
-        Golden(text, ids, [round(value, 5) for value in logits], labels[max(range(len(logits)), key=logits.__getitem__)])
-        for text, ids, logits in zip(inputs, first["ids"], first["logits"], strict=True)
+        Golden(text, ids, np.round(logits, 5).tolist(), said["answer"] if exact else None)
+        for text, ids, logits, said in zip(inputs, first["ids"], first["logits"], first["answers"], strict=True)
     ]
 
 
@@ -176,6 +185,7 @@ def measured(report: Report, variant: Variant) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "how": report.how,
         "where": report.where,
+        "metric": report.metric,
         "accuracy": round(right.value, 4),
         "accuracy_interval": [round(right.low, 4), round(right.high, 4)],
         "accuracy_drop": round(drop.value, 4),
@@ -189,25 +199,26 @@ def measured(report: Report, variant: Variant) -> dict[str, Any]:
     return facts
 
 
-def model_card(report: Report, variant: Variant, reasons: list[str], lineage: dict[str, Any]) -> str:
+def model_card(report: Report, variant: Variant, reasons: list[str], lineage: dict[str, Any], about: str) -> str:
     """MODEL_CARD.md: what the model is for, what it was made from, how good it is and where it is weak."""
     right, teacher = accuracy(report, variant), accuracy(report, report.teacher)
     changed = flips(report, variant, report.teacher)
+    metric, against = report.metric, " (the teacher's answers count as right)" if report.against == "teacher" else ""
     weak = sorted((accuracy(report, variant, rows).value, name, len(rows)) for name, rows in report.slices.items() if len(rows) >= 30)
+    weak = [entry for entry in weak if math.isfinite(entry[0])]
     lines = [
         f"# {report.name}",
         "",
-        f"Answers one question about a text: which of {len(report.classes)} classes it belongs to ({', '.join(report.classes[:20])}"
-        f"{', …' if len(report.classes) > 20 else ''}).",
+        about,
         f"Made by edgedistill {report.versions.get('edgedistill', '')} for {report.target['name']}: {variant.scheme}, "
         f"{variant.size_bytes / 1e6:.2f} MB with its tokenizer, {variant.parameters:,} parameters.",
         "",
         "## How good",
         "",
-        f"- Accuracy on {len(report.expected)} held-out rows: {right.value:.1%} (95 % interval {right.low:.1%} to {right.high:.1%}); "
-        f"teacher {teacher.value:.1%}.",
+        f"- {metric[0].upper() + metric[1:]} on {len(report.expected)} held-out rows{against}: {right.value:.1%} "
+        f"(95 % interval {right.low:.1%} to {right.high:.1%}); teacher {teacher.value:.1%}.",
         f"- Answers that differ from the teacher's: {changed.total} ({changed.lost} lost, {changed.won} won, McNemar p = {changed.p_value:.2g}).",
-        f"- Expected calibration error: {calibration_error(report, variant):.3f}.",
+        *([f"- Expected calibration error: {calibration_error(report, variant):.3f}."] if variant.confidence else []),
         *([f"- Weakest slice: {weak[0][1]}, {weak[0][0]:.1%} of {weak[0][2]} rows."] if weak else []),
         *[f"- {reason}" for reason in reasons],
         f"- Latency: {report.how} ({report.where}).",
@@ -234,4 +245,4 @@ def package_versions() -> dict[str, str]:
     return {name: version(name) for name in ("edgedistill", "torch", "transformers", "onnx", "onnxruntime", "tokenizers")}
 
 
-BUNDLE = Stage("bundle", 1, run, ("onnxruntime", "tokenizers"))
+BUNDLE = Stage("bundle", 2, run, ("onnxruntime", "tokenizers"))

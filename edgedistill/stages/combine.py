@@ -20,7 +20,8 @@ import numpy.typing as npt
 from edgedistill import plugins
 from edgedistill.errors import RecipeError
 from edgedistill.recipe import Rule, Teacher
-from edgedistill.stages.teach import read_labels
+from edgedistill.stages.prepare import read_settings
+from edgedistill.stages.teach import quality, read_labels
 from edgedistill.store import Stage
 from edgedistill.tables import read_rows
 
@@ -47,14 +48,14 @@ def run(out: Path, params: Params, *, prepared: Path, **inputs: Path) -> None:
     import pyarrow.parquet as pq
 
     task = plugins.find("tasks", params.task)
-    classes = json.loads((prepared / "classes.json").read_text())
+    settings = read_settings(prepared)
     test = read_rows(prepared / "test.parquet")
     first = pq.read_table(inputs["label_0"] / "labels.parquet")
     keys = first["key"].to_pylist()
     labels = [read_labels(inputs[f"label_{place}"] / "labels.parquet", keys) for place in range(len(params.members))]
     asked = [
         plugins.find("teachers", member.kind).logits(
-            inputs[f"teacher_{place}"] / "model", test.texts, classes, task.HUB_TASK, member, params.max_tokens, "float32"
+            inputs[f"teacher_{place}"] / "model", test.texts, settings["labels"], task.HUB_TASK, member, params.max_tokens, "float32"
         )
         for place, member in enumerate(params.members)
     ]
@@ -67,10 +68,10 @@ def run(out: Path, params: Params, *, prepared: Path, **inputs: Path) -> None:
     facts = {
         "rule": params.rule,
         "members": [
-            {"model": member.model, "weight": weight, "share": round(share, 4), "accuracy": _right(part, test.labels)}
+            {"model": member.model, "weight": weight, "share": round(share, 4), "accuracy": round(quality(task, settings, test, part), 6)}
             for member, weight, share, part in zip(params.members, params.weights, shares, asked, strict=True)
         ],
-        "accuracy": _right(answered, test.labels),
+        "accuracy": round(quality(task, settings, test, answered), 6),
         "test_rows": len(test.texts),
         "rows_on_which_members_differ": float(np.mean([len(set(row)) > 1 for row in zip(*map(np.ravel, answers), strict=True)])),
     }
@@ -114,10 +115,6 @@ def confidence(chances: npt.NDArray[Any], compete: bool) -> npt.NDArray[Any]:
         return np.asarray(np.clip(1 - entropy.sum(-1, keepdims=True) / np.log(max(2, chances.shape[-1])), 0, 1))
     other = np.clip(1 - chances, 1e-12, 1)
     return np.asarray(np.clip(1 - (entropy - other * np.log(other)) / np.log(2), 0, 1))
-
-
-def _right(logits: npt.NDArray[Any], labels: npt.NDArray[Any]) -> float:
-    return round(float((logits.argmax(axis=-1) == labels).mean()), 6)
 
 
 COMBINE = Stage("combine", 1, run, ("torch", "transformers", "tokenizers"))

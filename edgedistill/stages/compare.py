@@ -10,7 +10,7 @@ import numpy as np
 
 from edgedistill.bundle_format import read_manifest
 from edgedistill.errors import InputError
-from edgedistill.report import Figure, Report, Variant, mcnemar, mean_figure, percentile_ms, read_report
+from edgedistill.report import Figure, Report, Variant, mcnemar, percentile_ms, ratio_difference, read_report
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Comparison:
 
     a: dict[str, Any]
     b: dict[str, Any]
+    metric: str
     rows: int
     accuracy_gain: Figure | None
     flips: int
@@ -35,7 +36,8 @@ class Comparison:
         if self.accuracy_gain:
             gain = self.accuracy_gain
             lines.append(
-                f"On {self.rows} test rows that both answered: A is {100 * gain.value:+.2f} points [{100 * gain.low:+.2f} to {100 * gain.high:+.2f}] "
+                f"On {self.rows} test rows that both answered: A is {100 * gain.value:+.2f} points of {self.metric} "
+                f"[{100 * gain.low:+.2f} to {100 * gain.high:+.2f}] "
                 f"against B; {self.flips} answers differ, {self.lost} lost, {self.won} won (McNemar p = {self.p_value:.2g})."
             )
         else:
@@ -51,17 +53,24 @@ def compare(a: Path, b: Path) -> Comparison:
     (one, first), (other, second) = _shipped(a), _shipped(b)
     place = {key: row for row, key in enumerate(other.keys)}
     pairs = [(row, place[key]) for row, key in enumerate(one.keys) if key in place]
-    ours, theirs = one.correct(first, [row for row, _ in pairs]), other.correct(second, [row for _, row in pairs])
+    if one.metric != other.metric:
+        raise InputError(
+            f"they are judged by different metrics: {one.metric} and {other.metric}.", where=str(b), write="Compare bundles of one task."
+        )
+    sides = (one, first, [row for row, _ in pairs]), (other, second, [row for _, row in pairs])
+    ours, theirs = (report.correct(variant, rows) for report, variant, rows in sides)
+    gains = [report.gains(variant, rows) for report, variant, rows in sides]
     lost, won = int((theirs > ours).sum()), int((ours > theirs).sum())
-    changed = sum(one.classes[first.predicted[row]] != other.classes[second.predicted[place]] for row, place in pairs)
+    changed = sum(_named(one, first.predicted[row]) != _named(other, second.predicted[place]) for row, place in pairs)
     times = [variant.timings.get("real") for variant in (first, second)]
     faster = float(np.median(times[1].total_ms()) / np.median(times[0].total_ms())) if times[0] and times[1] else None
     caution = "" if one.where == other.where else "They were measured on different machines."
     return Comparison(
         _what(a, one, first),
         _what(b, other, second),
+        one.metric,
         len(pairs),
-        mean_figure(ours - theirs, one.seed) if pairs else None,
+        ratio_difference(gains[0], gains[1], one.seed) if pairs else None,
         changed,
         lost,
         won,
@@ -70,6 +79,11 @@ def compare(a: Path, b: Path) -> Comparison:
         second.size_bytes / first.size_bytes,
         caution,
     )
+
+
+def _named(report: Report, answer: Any) -> Any:
+    """An answer by which two reports can be compared: a class by its name, for its number may differ."""
+    return report.classes[answer] if isinstance(answer, int) else answer
 
 
 def _shipped(folder: Path) -> tuple[Report, Variant]:

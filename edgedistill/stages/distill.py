@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -23,10 +25,11 @@ from edgedistill.features import EMBEDDING, TOKEN_LEVEL, needs_of
 from edgedistill.models import check_folder, check_ids, load_model, load_tokenizer, same_ids, save
 from edgedistill.progress import tick
 from edgedistill.recipe import Distill, Student
-from edgedistill.stages.teach import read_embeddings, read_labels
+from edgedistill.stages.prepare import read_settings
+from edgedistill.stages.teach import read_embeddings, teacher_logits
 from edgedistill.store import Stage, plain
 from edgedistill.tables import Rows, make_rows, read_rows
-from edgedistill.training import Schedule, pad, train
+from edgedistill.training import Column, Schedule, batch_of, pad, stacked, train
 
 Run = Literal["distilled", "labels", "train_rows"]
 SENTENCE_LEVEL = 'Take losses of whole texts instead: "soft_target", "similarity_preserving", "distance_angle" or "in_batch_ranking".'
@@ -64,32 +67,35 @@ def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels:
 
     from edgedistill.objective import Objective
 
-    classes = json.loads((prepared / "classes.json").read_text())
-    task = plugins.find("tasks", params.task)
+    task, settings = plugins.find("tasks", params.task), read_settings(prepared)
+    classes = settings["labels"]
     rows = read_rows(transfer / "transfer.parquet")
     first = not distributed.is_initialized() or distributed.get_rank() == 0
     student = load_model(start / "model", task.HUB_TASK, classes, dtype="float32")
     tokenizer = load_tokenizer(start / "model", params.student.max_tokens)
 
     # What the runs differ in: the rows and the losses. The step count is the same for all and follows from the transfer set.
-    losses = params.distill.losses if params.run != "labels" else [{"kind": "hard_label", "weight": 1.0}]
+    losses = params.distill.losses if params.run != "labels" else [{"kind": "hard_label", "weight": 1.0, "of": task.hard_kind(settings)}]
     rows_a_step = params.distill.batch_size * params.distill.processes
     steps = params.distill.steps or max(1, round(params.distill.epochs * len(rows.texts) / rows_a_step))
     steps = max(1, round(params.share * steps))
     if params.run == "labels":
         rows = _with_gold(prepared, transfer)
-    labelled = [place for place, label in enumerate(rows.labels) if label >= 0]
-    places = labelled if params.run != "distilled" else _with_real_rows(len(rows.texts), transfer, params.distill.real_rows)
+    real = range(len(rows) if params.run == "labels" else _fact(transfer, "training_rows"))
+    places = [*real] if params.run != "distilled" else _with_real_rows(len(rows.texts), transfer, params.distill.real_rows)
     texts = [rows.texts[place] for place in places]
-    columns: dict[str, npt.NDArray[Any]] = {
-        "labels": rows.labels[places].astype(np.int64),
-    }
+    encodings = tokenizer.encode_batch(texts)
+    tokens, offsets = [encoding.ids for encoding in encodings], [encoding.offsets for encoding in encodings]
+    hard = [task.hard(rows.target(place), settings, text, offset) for place, text, offset in zip(places, texts, offsets, strict=True)]
+    columns: dict[str, Column] = {"labels": stacked(hard)}
     if params.run != "labels":
-        columns["teacher_logits"] = read_labels(labels / "labels.parquet", [rows.keys[place] for place in places])
+        said = teacher_logits(labels / "labels.parquet", [rows.keys[place] for place in places], task, settings)
+        columns["teacher_logits"] = said
+        if hasattr(task, "positions"):
+            columns |= on_tokens(said, [task.positions(text, offset) for text, offset in zip(texts, offsets, strict=True)], offsets)
     needs = needs_of(losses)
     if EMBEDDING in needs:
         columns[EMBEDDING] = read_embeddings(labels / "labels.parquet", [rows.keys[place] for place in places])
-    tokens = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
     check_ids(student, tokens, str(start / "model"))
     watched, ids = None, None
     if needs & TOKEN_LEVEL:
@@ -124,7 +130,8 @@ def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels:
         facts = json.loads((start / "facts.json").read_text())
         if (transfer / "held_out.parquet").is_file():
             held = read_rows(transfer / "held_out.parquet")
-            _answer_held_out(out / "held_out.json", student, tokenizer, held, read_labels(labels / "labels.parquet", held.keys))
+            said = teacher_logits(labels / "labels.parquet", held.keys, task, settings)
+            _answer_held_out(out / "held_out.json", student, tokenizer, held, said, task, settings)
         facts |= {"run": params.run, "steps": steps, "batch_size": rows_a_step, "rows": len(texts), "losses": losses}
         facts |= {"terms": [term | {"last": last} for term, last in zip(terms, objective.last(), strict=True)], "warnings": warnings}
         save(student, load_tokenizer(start / "model"), out / "model")
@@ -136,28 +143,67 @@ def _with_gold(prepared: Path, transfer: Path) -> Rows:
     train = read_rows(prepared / "train.parquet")
     held = set(read_rows(transfer / "held_out.parquet").keys) if (transfer / "held_out.parquet").is_file() else set()
     places = [place for place, key in enumerate(train.keys) if key not in held]
-    return make_rows([train.texts[place] for place in places], train.labels[places])
+    return make_rows([train.texts[place] for place in places], train.labels[places], targets=[train.targets[place] for place in places])
 
 
-def _answer_held_out(file: Path, student: Any, tokenizer: Any, rows: Rows, teacher: npt.NDArray[np.float32]) -> None:
-    """How the student does on texts that it never saw: against their labels or, for traffic that nobody labelled, against the teacher's answers."""
+def _answer_held_out(
+    file: Path,
+    student: Any,
+    tokenizer: Any,
+    rows: Rows,
+    teacher: Sequence[Any] | npt.NDArray[Any],
+    task: ModuleType,
+    settings: dict[str, Any],
+) -> None:
+    """How often the student answers as the teacher does, on texts that it never saw.
+
+    Labels are not asked: the teacher was trained on these very rows, so it answers them better than it answers new ones.
+    """
     import torch
 
-    wanted = np.where(rows.labels >= 0, rows.labels, teacher.argmax(axis=1)) if len(rows) else rows.labels
-    right: list[float] = []
+    judged: list[tuple[float, float]] = []
     with torch.inference_mode():
         for begin in range(0, len(rows), 64):
-            ids = [encoding.ids for encoding in tokenizer.encode_batch(rows.texts[begin : begin + 64])]
-            batch = {name: torch.from_numpy(values) for name, values in pad(ids, student.config.pad_token_id or 0).items()}
-            right += (student(**batch).logits.argmax(dim=-1).numpy() == wanted[begin : begin + 64]).astype(float).tolist()
-    file.write_text(json.dumps({"gained": right, "possible": [1.0] * len(right)}))
+            encodings = tokenizer.encode_batch(rows.texts[begin : begin + 64])
+            batch = {
+                name: torch.from_numpy(values)
+                for name, values in pad([encoding.ids for encoding in encodings], student.config.pad_token_id or 0).items()
+            }
+            for row, (logits, encoding) in enumerate(zip(student(**batch).logits.float().numpy(), encodings, strict=True), begin):
+                text = rows.texts[row]
+                wanted = task.answer(teacher[row], settings, text)["target"]
+                answer = task.answer(logits, settings, text, encoding.offsets)
+                judged.append(task.judge(answer["target"], wanted, settings))
+    file.write_text(json.dumps({"gained": [gained for gained, _ in judged], "possible": [possible for _, possible in judged]}))
 
 
 def _with_real_rows(count: int, transfer: Path, times: int) -> list[int]:
     """Every row once, and the real ones (training, traffic) `times` times: what the teacher says of them matters most."""
-    facts = json.loads((transfer / "facts.json").read_text(encoding="utf-8"))
-    real = facts["training_rows"] + facts["traffic_rows"]  # they stand first
+    real = _fact(transfer, "training_rows") + _fact(transfer, "traffic_rows")  # they stand first
     return [*range(count), *list(range(real)) * (times - 1)]
+
+
+def _fact(transfer: Path, name: str) -> int:
+    return int(json.loads((transfer / "facts.json").read_text(encoding="utf-8"))[name])
+
+
+def on_tokens(
+    said: Sequence[npt.NDArray[Any]], positions: Sequence[npt.NDArray[np.int64]], offsets: Sequence[Sequence[Any]]
+) -> dict[str, Column]:
+    """The teacher's answers to words, put where the student's tokens answer for the same words.
+
+    The two may cut words into other pieces: a word is found by its characters (`positions`), so its soft target stands at the student's
+    first piece of it. `mask` says which tokens that are; all others teach nothing. said: float [words, outputs] of each text; a word that
+    one of both did not read any more, because the text was cut off, is left out.
+    """
+    logits, masks = [], []
+    for words, places, tokens in zip(said, positions, offsets, strict=True):
+        count = min(len(words), len(places))
+        spread, mask = np.zeros((len(tokens), words.shape[1]), np.float32), np.zeros(len(tokens), bool)
+        spread[places[:count]], mask[places[:count]] = words[:count], True
+        logits.append(spread)
+        masks.append(mask)
+    return {"teacher_logits": logits, "mask": masks}
 
 
 def _watched_teacher(teacher: Path | None, task: str, classes: list[str], tokenizer: Any, texts: list[str], max_tokens: int) -> Any:
@@ -180,17 +226,15 @@ def _watched_teacher(teacher: Path | None, task: str, classes: list[str], tokeni
     return model, ids
 
 
-def _sample(
-    tokens: list[list[int]], columns: dict[str, npt.NDArray[Any]], rows: int, pad_id: int, batches: int = 4
-) -> list[dict[str, Any]]:
+def _sample(tokens: list[list[int]], columns: dict[str, Column], rows: int, pad_id: int, batches: int = 4) -> list[dict[str, Any]]:
     """A few batches from all over the rows, on which the losses are weighed before the training."""
     import torch
 
     places = np.random.default_rng(0).permutation(len(tokens))
     made = []
     for begin in range(0, min(batches * rows, len(places)), rows):
-        chosen = places[begin : begin + rows]
-        arrays = pad([tokens[place] for place in chosen], pad_id) | {name: values[chosen] for name, values in columns.items()}
+        chosen = places[begin : begin + rows].tolist()
+        arrays = pad([tokens[place] for place in chosen], pad_id) | {name: batch_of(values, chosen) for name, values in columns.items()}
         made.append({name: torch.from_numpy(np.asarray(values)) for name, values in arrays.items()})
     return made
 
@@ -250,7 +294,7 @@ def _process() -> None:
     distributed.destroy_process_group()
 
 
-DISTILL = Stage("distill", 5, run, ("torch", "transformers", "accelerate", "tokenizers"))
+DISTILL = Stage("distill", 6, run, ("torch", "transformers", "accelerate", "tokenizers"))
 
 if __name__ == "__main__":
     _process()

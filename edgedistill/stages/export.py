@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgedistill import plugins
+from edgedistill.models import load_tokenizer
 from edgedistill.store import Stage
 from edgedistill.tables import read_rows
 
@@ -18,16 +20,33 @@ CHECKED_ROWS = 256  # real rows on which the graph must answer as torch does
 class Params:
     format: str
     max_tokens: int
+    task: str = "classify"
 
 
 def run(out: Path, params: Params, *, prepared: Path, model: Path) -> None:
     """Writes the float graphs, `tokenizer.json` and `facts.json`. Raises ParityError when a graph or a tokenizer differs from torch's."""
+    if (model / "model" / "model.onnx").is_file():  # a teacher that came as ONNX: what is benchmarked is its own file
+        _as_it_is(model / "model", out, params.max_tokens)
+        return
     rows = read_rows(prepared / "train.parquet")
     step = max(1, len(rows.texts) // CHECKED_ROWS)
     exporter = plugins.find("exporters", params.format)
-    facts = exporter.export(model / "model", out, rows.texts[::step][:CHECKED_ROWS], params.max_tokens)
+    hub_task = plugins.find("tasks", params.task).HUB_TASK
+    facts = exporter.export(model / "model", out, rows.texts[::step][:CHECKED_ROWS], params.max_tokens, hub_task)
     facts |= {"parameters": _parameters(model / "model" / "model.safetensors")}
     (out / "facts.json").write_text(json.dumps(facts, indent=1))
+
+
+def _as_it_is(model: Path, out: Path, max_tokens: int) -> None:
+    import onnx
+
+    shutil.copyfile(model / "model.onnx", out / "model.onnx")
+    tokenizer = load_tokenizer(model, max_tokens)
+    tokenizer.save(str(out / "tokenizer.json"), pretty=False)
+    graph = onnx.load(str(model / "model.onnx")).graph
+    halves = {node.input[1] for node in graph.node if node.op_type == "MatMulNBits"}  # two weights a byte
+    count = sum(math.prod(tensor.dims) * (2 if tensor.name in halves else 1) for tensor in graph.initializer)
+    (out / "facts.json").write_text(json.dumps({"parameters": count, "as_it_is": True}, indent=1))
 
 
 def _parameters(weights: Path) -> int:

@@ -23,10 +23,13 @@ from edgedistill.stages.page_rows import (
     flat,
     gains,
     limit_card,
+    metric_name,
     number,
     percent,
     points,
+    search_rows,
     signed,
+    single_label,
     slice_rows,
     timed,
 )
@@ -137,14 +140,17 @@ def context(report: Report, choice: Choice, details: dict[str, Any]) -> dict[str
         "row": {row["name"]: row for row in rows},
         "timed": bool(timed(report)),
         "how": HOW[report.how],
+        "metric": report.metric,
+        "metric_name": metric_name(report),
         "limits": [limit_card(report, chosen.name, limit) for limit in verdicts(report, chosen)],
         "limit_names": SHORT_LIMITS,
         "difference": accuracy_difference(report, chosen, teacher),
         "gains": gains(report, chosen),
         "slices": slice_rows(report, chosen, card_slices),
         "few": FEW_ROWS,
-        "classes": class_rows(report, chosen),
-        "confusions": confusions(report, chosen),
+        "search": search_rows(details.get("search") or {}, report.target.get("name", "")),
+        "classes": class_rows(report, chosen) if single_label(report) else [],
+        "confusions": confusions(report, chosen) if single_label(report) else [],
         "recipe": flat(details.get("lineage", {}).get("recipe", {})),
         "colors": colors(report, choice.chosen),
         "figures": {
@@ -160,4 +166,4 @@ def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-PAGE = Stage("page", 3, run, ("plotly", "jinja2"))
+PAGE = Stage("page", 4, run, ("plotly", "jinja2"))

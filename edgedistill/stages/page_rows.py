@@ -13,7 +13,7 @@ import numpy as np
 from edgedistill.report import FEW_ROWS, Figure, Report, Variant, Verdict, accuracy, accuracy_difference, flips
 from edgedistill.stages.select import shown
 
-LIMITS = {"p90_ms": "Latency, p90", "size_mb": "Size", "peak_mb": "Peak memory", "accuracy_drop": "Accuracy drop"}
+LIMITS = {"p90_ms": "Latency, p90", "size_mb": "Size", "peak_mb": "Peak memory", "accuracy_drop": "{metric} drop"}
 GAINS = {
     "control: labels alone": ("Distillation", "against the same student trained on the labels alone, with as many steps"),
     "control: training rows alone": ("Transfer set", "against the same student distilled on the training rows alone, with as many steps"),
@@ -91,7 +91,7 @@ def limit_card(report: Report, chosen: str, limit: Verdict) -> dict[str, Any]:
         if drop.high > limit.allowed:
             doubt = f"Met as seen, but {len(report.keys):,} test rows cannot rule out a drop of {percent(drop.high)} points."
     return {
-        "name": LIMITS[limit.limit],
+        "name": LIMITS[limit.limit].format(metric=metric_name(report)),
         "state": limit.state,
         "value": signed(shown(limit.value, limit.limit)),
         "allowed": shown(limit.allowed, limit.limit),
@@ -133,6 +133,16 @@ def slice_rows(report: Report, chosen: Variant, card: dict[str, Any]) -> list[di
     return sorted(found, key=lambda entry: -entry["rows"])
 
 
+def metric_name(report: Report) -> str:
+    """The metric's name at the beginning of a line."""
+    return report.metric[:1].upper() + report.metric[1:]
+
+
+def single_label(report: Report) -> bool:
+    """Whether each answer is one class, so that classes can be mixed up."""
+    return all(isinstance(answer, int) for answer in report.expected)
+
+
 def class_rows(report: Report, chosen: Variant) -> list[dict[str, Any]]:
     """Each class: of the test rows that are of it, how many the teacher and the chosen binary find."""
     expected = np.asarray(report.expected)
@@ -168,3 +178,27 @@ def confusions(report: Report, variant: Variant, most: int = 8) -> list[dict[str
         {"expected": report.classes[row], "answered": report.classes[column], "rows": int(table[row, column])}
         for row, column in (divmod(place, len(report.classes)) for place in order)
     ]
+
+
+def search_rows(record: dict[str, Any], target: str) -> list[dict[str, Any]]:
+    """The candidates of a search, as `search.search` records them, with what each costs on one target and what became of it."""
+    chosen = record.get("targets", {}).get(target, {}).get("chosen")
+    rows = []
+    for candidate in record.get("candidates", []):
+        costs = candidate["costs"].get(target) or [{}]
+        timed = [cost for cost in costs if cost.get("p50_ms") is not None]
+        best = min(timed, key=lambda cost: cost["p50_ms"]) if timed else min(costs, key=lambda cost: cost.get("size_mb", 0.0))
+        here = candidate["name"] == chosen
+        fate = "chosen" if here else candidate["out"] or ("trained to the end" if candidate["finished"] else "a cheaper one was enough")
+        rows.append(
+            {
+                "name": candidate["name"],
+                "chosen": here,
+                "fate": fate,
+                "scores": candidate["scores"],
+                "seconds": candidate["seconds"],
+                **best,
+            }
+        )
+        rows[-1]["size_mb"] = min((cost["size_mb"] for cost in costs if "size_mb" in cost), default=None)
+    return rows

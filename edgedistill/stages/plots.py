@@ -14,7 +14,17 @@ from typing import Any
 import numpy as np
 
 from edgedistill.report import FEW_ROWS, Figure, Report, Variant, accuracy, calibration_error, mean_figure, percentile_ms
-from edgedistill.stages.page_rows import beside, confusion_table, gains, number, points, slice_rows, timed
+from edgedistill.stages.page_rows import (
+    beside,
+    confusion_table,
+    gains,
+    metric_name,
+    number,
+    points,
+    single_label,
+    slice_rows,
+    timed,
+)
 
 Plot = dict[str, Any]  # {"data": […], "layout": {…}}, plotly JSON
 
@@ -134,7 +144,7 @@ def pareto(report: Report, chosen: Variant) -> Plot:
         places = [math.log10(figure.value) for figure in p50]
         to_left = min(place - left for place in places) > min(abs(right - place) for place in places)
         ends = {"x": left, "xanchor": "left"} if to_left else {"x": right, "xanchor": "right", "xshift": -4}
-        notes.append(_note("lowest accuracy allowed", y=floor, yanchor="top", **ends))
+        notes.append(_note(f"lowest {report.metric} allowed", y=floor, yanchor="top", **ends))
     if allowed or floor is not None:
         low, high = (10 ** float(side) for side in x_axis["range"])
         region = {"x0": low, "x1": allowed or high, "y0": y_range[0] if floor is None else floor, "y1": y_range[1]}
@@ -175,10 +185,10 @@ def pareto(report: Report, chosen: Variant) -> Plot:
                     "width": [2.5 if variant is chosen else 1 for variant in shown_ones],
                 },
             },
-            "hovertemplate": f"<b>%{{text}}</b><br>%{{x:.3g}} {unit}<br>%{{y:.1f}} % right<br>%{{customdata}}<extra></extra>",
+            "hovertemplate": f"<b>%{{text}}</b><br>%{{x:.3g}} {unit}<br>%{{y:.1f}} %<br>%{{customdata}}<extra></extra>",
         }
     )
-    y_axis = {"range": y_range, "title": _title("Accuracy, %"), "ticksuffix": " "}
+    y_axis = {"range": y_range, "title": _title(f"{metric_name(report)}, %"), "ticksuffix": " "}
     return {"data": data, "layout": _layout(460, xaxis=x_axis, yaxis=y_axis, shapes=shapes, annotations=notes, hovermode="closest")}
 
 
@@ -280,7 +290,7 @@ def forest(report: Report, chosen: Variant) -> Plot:
         text = f"<b>{_label(entry['name'])}</b>  {points(figure.value)} [{points(figure.low)}, {points(figure.high)}]"
         notes.append(_note(text, x=0, xref="paper", xanchor="left", y=place + 0.36, font={"color": "--ink"}))
     axes = {
-        "xaxis": {"range": [min(spread) - air, max(spread) + air], "title": _title("Points of accuracy, 95 % interval")},
+        "xaxis": {"range": [min(spread) - air, max(spread) + air], "title": _title(f"Points of {report.metric}, 95 % interval")},
         "yaxis": {"range": [-0.5, len(entries) - 0.3], "showticklabels": False, "showgrid": False, "ticks": ""},
     }
     zero = _line(layer="below", x0=0, x1=0, y0=0, y1=1, yref="paper", line={"color": "--soft", "width": 1})
@@ -314,14 +324,16 @@ def slices(report: Report, chosen: Variant) -> Plot | None:
     ]
     names = [f"{_label(entry['name'], 22)}<br>{entry['rows']:,} rows" for entry in entries]
     axes = {
-        "xaxis": {"range": [max(0, low - 3), 101], "title": _title("Accuracy, %, 95 % interval")},
+        "xaxis": {"range": [max(0, low - 3), 101], "title": _title(f"{metric_name(report)}, %, 95 % interval")},
         "yaxis": {"tickvals": list(range(len(entries))), "ticktext": names, "range": [-0.6, len(entries) - 0.4], "ticksuffix": " "},
     }
     return {"data": data, "layout": _layout(110 + 46 * len(entries), **axes, annotations=notes, showlegend=True, hovermode="closest")}
 
 
-def confusion(report: Report, chosen: Variant) -> Plot:
+def confusion(report: Report, chosen: Variant) -> Plot | None:
     """Expected against answered. Mistakes have a scale of their own, or the right answers would outshine them."""
+    if not single_label(report):
+        return None
     table = confusion_table(report, chosen)
     shares = 100 * table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     size = len(report.classes)
@@ -350,8 +362,10 @@ def confusion(report: Report, chosen: Variant) -> Plot:
     return {"data": data, "layout": _layout(max(380, min(700, 130 + 34 * size)), **axes, hovermode="closest")}
 
 
-def reliability(report: Report, chosen: Variant) -> Plot:
+def reliability(report: Report, chosen: Variant) -> Plot | None:
     """Confidence against the share of right answers, in the bins of the calibration error; area ∝ rows."""
+    if not chosen.confidence or not report.teacher.confidence:
+        return None
     data: list[dict[str, Any]] = [
         {"type": "scatter", "mode": "lines", "x": [0, 100], "y": [0, 100], "line": {"color": "--soft", "width": 1, "dash": "dot"},
          "name": "perfect", "showlegend": False, "hoverinfo": "skip"}

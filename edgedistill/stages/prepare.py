@@ -7,57 +7,72 @@ the slices that they belong to (`slices`).
 Everything that was removed is counted in `card.json`, with examples. Nothing is dropped silently: a row that cannot be used stops the
 stage, unless the recipe says `bad_rows = "drop"`.
 
-Writes `train.parquet`, `test.parquet` and `traffic.parquet` (see `tables.Rows`), `classes.json` and `card.json`.
+Writes `train.parquet`, `test.parquet` and `traffic.parquet` (see `tables.Rows`), `classes.json`, `card.json`, and `task.json` when the
+task has more settings than its labels (tasks/).
 """
 
 from __future__ import annotations
 
 import json
+import operator
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from edgedistill import tables
+from edgedistill import plugins, tables
 from edgedistill.duplicates import near_duplicates, normalised
 from edgedistill.errors import DataError, nearest
 from edgedistill.recipe import Data, SliceByColumn
 from edgedistill.slices import BUILT_IN, Baseline, baseline, letters, slices_of, words
 from edgedistill.store import Stage
+from edgedistill.templates import draw_texts, read_templates
 
 FEWEST_ROWS = 10  # below this no split, and no figure from it, means anything
 EXAMPLES = 3
 FIRST = 5  # line numbers named in an error and in the card
 SHOWN_CHARS = 200
+COMPARISON = re.compile(r"\s*(<=|>=|<|>)\s*(-?\d+(?:\.\d+)?)\s*")
+COMPARE: dict[str, Callable[[float, float], bool]] = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 MISSING = frozenset({"nan", "NaN", "<NA>", "#N/A"})  # what pandas and spreadsheets write for "nothing"
 
 
 @dataclass(frozen=True)
 class Params:
-    """What changes the prepared rows."""
+    """What changes the prepared rows. labels: the teacher's own, when they rule because it is used as it is."""
 
     data: Data
     seed: int = 0
     task: str = "classify"
+    labels: tuple[str, ...] | None = None
 
 
-def run(out: Path, params: Params, *, train: Path, test: Path | None = None, traffic: Path | None = None) -> None:
+def run(
+    out: Path, params: Params, *, train: Path, test: Path | None = None, traffic: Path | None = None, templates: Path | None = None
+) -> None:
     """Clean, deduplicate, split, decontaminate, describe. Raises DataError, whose text says which rows and what to write."""
-    data = params.data
+    data, task = params.data, plugins.find("tasks", params.task)
     files: dict[str, Any] = {}
     leaks: dict[str, Any] = {}
 
-    train_rows, files["train"] = _load(train, data, data.train, sliced=test is None)
-    _two_classes(train_rows, files["train"])
+    train_rows, files["train"] = _load(train, data, data.train, task, labelled=data.labelled, sliced=test is None)
+    if templates is not None:
+        drawn = draw_texts(read_templates(templates, data.templates or str(templates)), data.template_rows, params.seed)
+        train_rows = train_rows.and_drawn(drawn)
+        files["train"]["drawn_from_templates"] = len(drawn)
+    if data.labelled and params.task == "classify":
+        _two_classes(train_rows, files["train"])
     train_rows = _deduplicated(train_rows, files["train"], data.near_duplicate)
-    _enough_left(train_rows, files["train"], one_side=test is None)
+    _enough_left(train_rows, files["train"], task, one_side=test is None)
     if test is not None:
-        test_rows, files["test"] = _load(test, data, data.test or str(test), sliced=True)
+        test_rows, files["test"] = _load(test, data, data.test or str(test), task, labelled=data.labelled, sliced=True)
         test_rows = _deduplicated(test_rows, files["test"], data.near_duplicate)
         test_rows, leaks["test_in_train"] = _without_leaks(test_rows, train_rows, data.near_duplicate)
         if not test_rows.texts:
@@ -66,30 +81,36 @@ def run(out: Path, params: Params, *, train: Path, test: Path | None = None, tra
                 where=files["test"]["source"],
                 write="Give other test rows, or leave test out: rows are then held out of train.",
             )
-        _known_labels(test_rows, train_rows, files["test"]["source"])
+        _known_labels(test_rows, train_rows, task, files["test"]["source"])
         split: dict[str, Any] = {"method": "test file", "test_share": None, "seed": None}
     else:
-        train_rows, test_rows = _held_out(train_rows, data.test_share, params.seed, files["train"]["source"])
-        split = {"method": "stratified hold-out, after deduplication", "test_share": data.test_share, "seed": params.seed}
+        train_rows, test_rows = _held_out(train_rows, data.test_share, params.seed, files["train"]["source"], task)
+        stratified = all(task.stratum(target) is not None for target in train_rows.targets)
+        split = {
+            "method": f"{'stratified' if stratified else 'random'} hold-out, after deduplication",
+            "test_share": data.test_share,
+            "seed": params.seed,
+        }
 
-    classes = sorted_classes(set(train_rows.labels))
+    settings = task.settings([target for target in train_rows.targets if target is not None], data, params.labels)
+    classes = settings["labels"]
+    _labels_of_the_teacher(train_rows, task, settings, params.labels, files["train"]["source"])
     base = baseline(train_rows.texts)
     slices = [
         sorted({*slices_of(text, base)} - {*data.slices} | {*marks}) for text, marks in zip(test_rows.texts, test_rows.marks, strict=True)
     ]
-    number = {name: place for place, name in enumerate(classes)}
-    tables.write_rows(out / "train.parquet", _as_rows(train_rows, number))
-    tables.write_rows(out / "test.parquet", _as_rows(test_rows, number, slices))
+    tables.write_rows(out / "train.parquet", _as_rows(train_rows, task, settings))
+    tables.write_rows(out / "test.parquet", _as_rows(test_rows, task, settings, slices))
     samples = {"train": train_rows, "test": test_rows}
     if traffic is not None:
-        traffic_rows, files["traffic"] = _load(traffic, data, data.traffic or str(traffic), labelled=False)
+        traffic_rows, files["traffic"] = _load(traffic, data, data.traffic or str(traffic), task, labelled=False)
         traffic_rows = _deduplicated(traffic_rows, files["traffic"], data.near_duplicate)
         traffic_rows, leaks["traffic_in_test"] = _without_leaks(traffic_rows, test_rows, data.near_duplicate)
         traffic_rows, leaks["traffic_in_train"] = _without_leaks(traffic_rows, train_rows, 1.0)  # a variant of a training text is welcome
-        tables.write_rows(out / "traffic.parquet", _as_rows(traffic_rows, {}))
+        tables.write_rows(out / "traffic.parquet", _as_rows(traffic_rows, task, settings))
         samples["traffic"] = traffic_rows
 
-    class_table = _class_table(classes, train_rows, test_rows)
+    class_table = _class_table(task, settings, train_rows, test_rows)
     slice_table = _slice_table(slices, base, data, files)
     length_table = {name: lengths(sample.texts) for name, sample in samples.items()}
     card = {
@@ -101,13 +122,22 @@ def run(out: Path, params: Params, *, train: Path, test: Path | None = None, tra
         "lengths": length_table,
         "scripts": {name: scripts(sample.texts) for name, sample in samples.items()},
         "slices": slice_table,
-        "warnings": _warnings(class_table, slice_table, length_table, files, leaks),
+        "warnings": _warnings(class_table, slice_table, length_table, files, leaks, len(test_rows.texts)),
     }
     (out / "classes.json").write_text(json.dumps(classes, ensure_ascii=False), encoding="utf-8")
+    more = {name: value for name, value in settings.items() if name != "labels"}
+    if more:
+        (out / "task.json").write_text(json.dumps(more, ensure_ascii=False), encoding="utf-8")
     (out / "card.json").write_text(json.dumps(card, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
-PREPARE = Stage("prepare", 1, run, packages=("datasketch", "pyarrow", "scikit-learn"))
+PREPARE = Stage("prepare", 2, run, packages=("datasketch", "pyarrow", "scikit-learn"))
+
+
+def read_settings(prepared: Path) -> dict[str, Any]:
+    """The task's settings on this data, as tasks/ explains them."""
+    more = json.loads((prepared / "task.json").read_text(encoding="utf-8")) if (prepared / "task.json").is_file() else {}
+    return {"labels": json.loads((prepared / "classes.json").read_text(encoding="utf-8")), **more}
 
 
 # --- reading and cleaning ---------------------------------------------------------------------------------------------------------------
@@ -115,38 +145,58 @@ PREPARE = Stage("prepare", 1, run, packages=("datasketch", "pyarrow", "scikit-le
 
 @dataclass(frozen=True)
 class _Sample:
-    """Usable rows of one file. marks: the user's slices that each row belongs to. labels: "" for unlabelled."""
+    """Usable rows of one file. marks: the user's slices that each row belongs to. targets: as the task reads them; None for unlabelled."""
 
     texts: list[str]
-    labels: list[str]
+    targets: list[Any]
     numbers: list[int]
     marks: list[list[str]]
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Targets as strings that are equal when the targets are; "" for unlabelled."""
+        return ["" if target is None else target if isinstance(target, str) else json.dumps(target) for target in self.targets]
+
+    def and_drawn(self, texts: Sequence[str]) -> _Sample:
+        """With unlabelled texts behind its own."""
+        count = len(texts)
+        return _Sample([*self.texts, *texts], [*self.targets, *[None] * count], [*self.numbers, *[0] * count], [*self.marks, *[[]] * count])
 
     def take(self, places: Iterable[int]) -> _Sample:
         chosen = list(places)
         return _Sample(
             texts=[self.texts[place] for place in chosen],
-            labels=[self.labels[place] for place in chosen],
+            targets=[self.targets[place] for place in chosen],
             numbers=[self.numbers[place] for place in chosen],
             marks=[self.marks[place] for place in chosen],
         )
 
 
-def _load(path: Path, data: Data, source: str, *, labelled: bool = True, sliced: bool = False) -> tuple[_Sample, dict[str, Any]]:
+def _load(
+    path: Path, data: Data, source: str, task: ModuleType, *, labelled: bool = True, sliced: bool = False
+) -> tuple[_Sample, dict[str, Any]]:
     """The usable rows of a file, and its entry in the card. sliced: whether test rows come from it, which the user's slices are for."""
     table = _read(path, data, source, labelled)
     if not len(table):
         raise DataError(f"no row can be used: {describe_bad(bad_rows(table.bad, table.unit))}.", where=source)
-    texts = tables.column(table, data.text, key="data.text")
-    labels = tables.column(table, data.label, key="data.label") if labelled else [None] * len(texts)
-    if labelled:
-        labels = without_point_zero(labels)
+    rows_read = len(table) + len(table.bad)
+    texts = _texts(table, data, task)
+    labels: list[str | None] = _labels(table, data, task) if labelled else [None] * len(texts)
+    if labelled and data.classes:
+        table, texts, labels = _made_classes(table, texts, labels, data)
     marks = _marks(table, texts, data) if sliced else [[] for _ in texts]
 
     bad = list(table.bad)
     good: list[int] = []
+    targets: list[Any] = []
     for place, (text, label) in enumerate(zip(texts, labels, strict=True)):
-        reason = why_bad(text, label, data.max_chars, labelled=labelled)
+        reason, target = why_bad(text, label, data.max_chars, labelled=labelled), None
+        if labelled and not reason:
+            try:
+                target = task.read((label or "").strip(), text, data)
+            except ValueError as problem:
+                reason = str(problem)
+        targets.append(target)
         if reason:
             bad.append(tables.BadRow(table.numbers[place], reason))
         else:
@@ -156,7 +206,8 @@ def _load(path: Path, data: Data, source: str, *, labelled: bool = True, sliced:
         "format": table.format,
         "encoding": None if table.format == "parquet" else data.encoding,
         "delimiter": table.delimiter,
-        "rows_read": len(table) + len(table.bad),
+        "rows_read": rows_read,
+        "rows_of_no_class": rows_read - len(table) - len(table.bad),
         "bad_rows": bad_rows(bad, table.unit),
     }
     if bad and data.bad_rows == "stop":
@@ -167,15 +218,58 @@ def _load(path: Path, data: Data, source: str, *, labelled: bool = True, sliced:
         )
     if not good:
         raise DataError(f"no row can be used: {describe_bad(facts['bad_rows'])}.", where=source)
-    everything = _Sample([text or "" for text in texts], [(label or "").strip() for label in labels], table.numbers, marks)
+    everything = _Sample([text or "" for text in texts], targets, table.numbers, marks)
     return everything.take(good), facts
+
+
+def _texts(table: tables.Table, data: Data, task: ModuleType) -> list[str | None]:
+    """The texts; of a task that reads words, a column of lists of words is joined into texts."""
+    joined = getattr(task, "joined", None)
+    cells = tables.column(table, data.text, key="data.text", lists=joined is not None)
+    return [cell and joined(cell) for cell in cells] if joined and data.text in table.lists else cells
+
+
+def _labels(table: tables.Table, data: Data, task: ModuleType) -> list[str | None]:
+    if isinstance(data.label, list):
+        columns = [tables.column(table, name, key="data.label") for name in data.label]
+        return [None if None in cells else json.dumps(cells) for cells in zip(*columns, strict=True)]
+    return without_point_zero(tables.column(table, data.label, key="data.label", lists=getattr(task, "LISTS", False)))
+
+
+def _made_classes(
+    table: tables.Table, texts: list[str | None], labels: list[str | None], data: Data
+) -> tuple[tables.Table, list[str | None], list[str | None]]:
+    """Classes out of a column's values by the rules of `[data.classes]`; rows that no rule takes are left out."""
+    found = [None if label is None else class_of(label.strip(), data.classes) for label in labels]
+    kept = [place for place, name in enumerate(found) if name is not None or labels[place] is None]
+    columns = {name: [values[place] for place in kept] for name, values in table.columns.items()}
+    smaller = replace(table, columns=columns, numbers=[table.numbers[place] for place in kept])
+    return smaller, [texts[place] for place in kept], [found[place] for place in kept]
+
+
+def class_of(value: str, rules: Mapping[str, str | list[str]]) -> str | None:
+    """The class of a value: the first whose rule takes it. A rule is a value, a list of values, or a comparison such as `<= -0.5`."""
+    for name, rule in rules.items():
+        for wanted in [rule] if isinstance(rule, str) else rule:
+            compared = COMPARISON.fullmatch(wanted)
+            if compared is None:
+                if value == wanted:
+                    return name
+                continue
+            try:
+                number = float(value)
+            except ValueError:
+                continue
+            if COMPARE[compared[1]](number, float(compared[2])):
+                return name
+    return None
 
 
 def _read(path: Path, data: Data, source: str, labelled: bool) -> tables.Table:
     """Traffic is rarely in the training file's format: its own ending wins, and a plain text file has one text a line."""
     if labelled:
         return tables.read_table(
-            path, format=data.format, encoding=data.encoding, delimiter=data.delimiter, pattern=data.pattern, where=source
+            path, format=data.format, encoding=data.encoding, delimiter=data.delimiter, pattern=data.pattern, skip=data.skip, where=source
         )
     format = tables.ENDINGS.get(path.suffix.lower(), "lines" if path.suffix.lower() == ".txt" else data.format)
     table = tables.read_table(path, format=format, encoding=data.encoding, delimiter=data.delimiter, where=source)
@@ -344,20 +438,23 @@ def _without_leaks(sample: _Sample, other: _Sample, threshold: float) -> tuple[_
     return sample.take(place for place in rest if place not in near), facts
 
 
-def _enough_left(sample: _Sample, facts: dict[str, Any], *, one_side: bool) -> None:
+def _enough_left(sample: _Sample, facts: dict[str, Any], task: ModuleType, *, one_side: bool) -> None:
     """Duplicates may leave too little to learn from, or a class too small to stand on both sides of a split."""
-    sizes = Counter(sample.labels)
+    sizes = Counter(task.stratum(target) for target in sample.targets if target is not None)
+    stratified = bool(sizes) and None not in sizes
     conflicts = facts["conflicting_labels"]
-    if len(sample.texts) < FEWEST_ROWS or len(sizes) < 2:
+    if len(sample.texts) < FEWEST_ROWS or (stratified and len(sizes) < 2):
+        of_classes = f" of {len(sizes)} class{'es' * (len(sizes) != 1)}" if stratified else ""
         raise DataError(
-            f"only {len(sample.texts)} rows of {len(sizes)} class{'es' * (len(sizes) != 1)} are left of {facts['rows_read']}: "
+            f"only {len(sample.texts)} rows{of_classes} are left of {facts['rows_read']}: "
             f"{facts['bad_rows']['total']} could not be used, {facts['exact_duplicates_removed']} were exact and "
             f"{facts['near_duplicates']['removed']} near duplicates, "
             f"{conflicts['rows_outvoted'] + conflicts['rows_dropped_as_ties']} contradicted each other.",
             where=facts["source"],
-            write=f"Give at least {FEWEST_ROWS} different texts of two classes; near_duplicate = 1 under [data] removes exact ones only.",
+            write=f"Give at least {FEWEST_ROWS} different texts{' of two classes' * stratified}; "
+            "near_duplicate = 1 under [data] removes exact ones only.",
         )
-    single = sorted(name for name, rows in sizes.items() if rows < 2)
+    single = sorted(name for name, rows in sizes.items() if rows < 2) if stratified else []
     if one_side and single:
         one = len(single) == 1
         raise DataError(
@@ -372,11 +469,13 @@ def _enough_left(sample: _Sample, facts: dict[str, Any], *, one_side: bool) -> N
 # --- the split --------------------------------------------------------------------------------------------------------------------------
 
 
-def _held_out(sample: _Sample, test_share: float, seed: int, source: str) -> tuple[_Sample, _Sample]:
-    """A stratified split: each class has the same share in the test set, give or take one row."""
+def _held_out(sample: _Sample, test_share: float, seed: int, source: str, task: ModuleType) -> tuple[_Sample, _Sample]:
+    """A split; where the task has classes, a stratified one: each class has the same share in the test set, give or take one row."""
     from sklearn.model_selection import train_test_split
 
-    classes = len(set(sample.labels))
+    strata = [task.stratum(target) for target in sample.targets]
+    stratify = None if None in strata else strata
+    classes = len(set(strata))
     count = len(sample.texts)
     held = int(np.ceil(test_share * count))
     if min(held, count - held) < classes:
@@ -386,9 +485,9 @@ def _held_out(sample: _Sample, test_share: float, seed: int, source: str) -> tup
             where=source,
             write="Add rows, write a test_share nearer to 0.5 under [data], or give a test file with test = ….",
         )
-    train, test = train_test_split(np.arange(count), test_size=test_share, random_state=seed, stratify=sample.labels)
+    train, test = train_test_split(np.arange(count), test_size=test_share, random_state=seed, stratify=stratify)
     train_sample, test_sample = sample.take(sorted(train)), sample.take(sorted(test))
-    lost = sorted({*sample.labels} - {*train_sample.labels})
+    lost = sorted({*_names(test_sample, task)} - {*_names(train_sample, task)})
     if lost:
         raise DataError(
             f"test_share = {test_share:g} leaves no training row of {len(lost)} class{'es' * (len(lost) > 1)}: {_listed(lost)}.",
@@ -398,9 +497,14 @@ def _held_out(sample: _Sample, test_share: float, seed: int, source: str) -> tup
     return train_sample, test_sample
 
 
-def _known_labels(test: _Sample, train: _Sample, source: str) -> None:
-    known = set(train.labels)
-    strange = Counter(label for label in test.labels if label not in known)
+def _names(sample: _Sample, task: ModuleType) -> Counter[str]:
+    """The classes that stand in a sample's targets, and in how many rows each."""
+    return Counter(name for target in sample.targets if target is not None for name in {*task.names(target, {})})
+
+
+def _known_labels(test: _Sample, train: _Sample, task: ModuleType, source: str) -> None:
+    known = _names(train, task)
+    strange = Counter({name: rows for name, rows in _names(test, task).items() if name not in known})
     if not strange:
         return
     listed = ", ".join(f'"{_short(name)}" ({rows} row{"s" * (rows > 1)})' for name, rows in sorted(strange.items())[:10])
@@ -413,16 +517,30 @@ def _known_labels(test: _Sample, train: _Sample, source: str) -> None:
     )
 
 
-def sorted_classes(names: Iterable[str]) -> list[str]:
-    """Class names in order; numbers by value, so that class "10" has a place after "9"."""
-    names = list(names)
-    if all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in names):
-        return sorted(names, key=lambda name: (int(name), name))
-    return sorted(names)
+def _labels_of_the_teacher(train: _Sample, task: ModuleType, settings: dict[str, Any], labels: tuple[str, ...] | None, source: str) -> None:
+    """A teacher that is used as it is can only answer in its own labels: rows that carry others cannot be judged."""
+    if labels is None:
+        return
+    known = set(task.classes(settings))
+    strange = sorted(name for name in _names(train, task) if name not in known)
+    if strange:
+        raise DataError(
+            f"{len(strange)} label{'s' * (len(strange) > 1)} in the data that the teacher does not have: {_listed(strange)}. "
+            f"It has {_listed(sorted(known))}.",
+            where=source,
+            write="Rename them in the data, leave these rows out, or take a teacher that can be fine-tuned.",
+        )
 
 
-def _as_rows(sample: _Sample, number: dict[str, int], slices: list[list[str]] | None = None) -> tables.Rows:
-    return tables.make_rows(sample.texts, [number.get(label, -1) for label in sample.labels], slices, sample.numbers)
+def _as_rows(sample: _Sample, task: ModuleType, settings: dict[str, Any], slices: list[list[str]] | None = None) -> tables.Rows:
+    targets = [None if target is None else task.number(target, settings) for target in sample.targets]
+    return tables.make_rows(
+        sample.texts,
+        [target if isinstance(target, int) else -1 for target in targets],
+        slices,
+        sample.numbers,
+        [None if target is None else json.dumps(target) for target in targets],
+    )
 
 
 # --- the card ---------------------------------------------------------------------------------------------------------------------------
@@ -457,12 +575,13 @@ def scripts(texts: Iterable[str]) -> dict[str, float]:
     return {name: round(rows / total, 6) for name, rows in sorted(counts.items(), key=lambda item: (-item[1], item[0]))}
 
 
-def _class_table(classes: Sequence[str], train: _Sample, test: _Sample) -> list[dict[str, Any]]:
-    in_train, in_test = Counter(train.labels), Counter(test.labels)
-    total = len(train.labels)
+def _class_table(task: ModuleType, settings: dict[str, Any], train: _Sample, test: _Sample) -> list[dict[str, Any]]:
+    in_train, in_test = _names(train, task), _names(test, task)
+    total = len(train.texts)
     return [
         {"name": name, "train_rows": in_train[name], "test_rows": in_test[name], "train_share": round(in_train[name] / total, 4)}
-        for name in classes
+        for name in task.classes(settings)
+        if in_train or in_test
     ]
 
 
@@ -490,10 +609,10 @@ def _warnings(
     length_table: dict[str, Any],
     files: dict[str, Any],
     leaks: dict[str, Any],
+    test_rows: int,
 ) -> list[str]:
     """What a careful reader of the card would point at."""
     lines = []
-    test_rows = sum(entry["test_rows"] for entry in classes)
     if test_rows < 200:
         lines.append(f"the test set has {test_rows} rows: one row is {1 / test_rows:.1%}, so small differences cannot be told")
     untested = [entry["name"] for entry in classes if not entry["test_rows"]]
@@ -510,6 +629,8 @@ def _warnings(
         if facts["conflicting_labels"]["texts"]:
             conflicts = facts["conflicting_labels"]["texts"]
             lines.append(f"{name}: {conflicts} text{' stands' if conflicts == 1 else 's stand'} with more than one label")
+        if facts.get("rows_of_no_class"):
+            lines.append(f"{name}: {facts['rows_of_no_class']} of {facts['rows_read']} rows are of no class that [data.classes] makes")
         if facts["bad_rows"]["total"] > 0.1 * facts["rows_read"]:
             lines.append(f"{name}: {facts['bad_rows']['total']} of {facts['rows_read']} rows could not be used")
     leaked = leaks.get("test_in_train")

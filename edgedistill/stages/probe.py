@@ -18,6 +18,7 @@ import numpy as np
 from edgedistill import plugins
 from edgedistill.budget import Budget
 from edgedistill.report import early_stopping
+from edgedistill.stages.prepare import read_settings
 from edgedistill.stages.quantize import calibration_batches
 from edgedistill.store import Stage
 from edgedistill.tables import read_rows
@@ -87,7 +88,7 @@ def _answers(
         "max_tokens": params.max_tokens,
         "threads": target.threads,
         "task": params.task,
-        "labels": json.loads((prepared / "classes.json").read_text()),
+        "settings": read_settings(prepared),
         "first_text": sample[0],
     }
     runners: dict[str, Any] = {}
@@ -137,4 +138,4 @@ def excess(cost: Cost, budget: Budget) -> float:
     return max([0.0, *(value / limit - 1 for value, limit in figures if value is not None and limit is not None)])
 
 
-PROBE = Stage("probe", 1, run, ("onnx", "onnxruntime", "tokenizers", "numpy"))
+PROBE = Stage("probe", 2, run, ("onnx", "onnxruntime", "tokenizers", "numpy"))

@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from edgedistill import plugins
 from edgedistill.progress import tick
-from edgedistill.stages.teach import read_labels
+from edgedistill.stages.prepare import read_settings
+from edgedistill.stages.teach import teacher_logits
 from edgedistill.store import Stage
 from edgedistill.tables import Rows, read_rows
 from edgedistill.training import pad
@@ -36,34 +37,46 @@ class Params:
     max_tokens: int
     seed: int
     allowed_drop: float | None = None
+    task: str = "classify"
 
 
 @dataclass(frozen=True)
 class Loss:
     """What a quantized graph loses against its float on the judged rows."""
 
-    drop: float  # agreement with the teacher, float minus quantized
+    drop: float  # agreement with the teacher in the task's metric, float minus quantized
     flips: float  # share of rows answered differently
-    divergence: float  # mean KL(float ‖ quantized), nats: falls smoothly where the shares jump
+    divergence: float  # the task's mean distance of quantized from float logits: falls smoothly where the shares jump
 
 
-def run(out: Path, params: Params, *, transfer: Path, labels: Path, graphs: Path) -> None:
+def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Path, graphs: Path) -> None:
     """Writes `model.onnx`, the quantizer's `facts.json` and `loss.json`."""
     quantizer = plugins.find("quantizers", params.scheme)
+    task, settings = plugins.find("tasks", params.task), read_settings(prepared)
     rows = read_rows(transfer / "transfer.parquet")
     order = np.random.default_rng(params.seed).permutation(len(rows.texts))
-    calibration = _batches(rows, order[:CALIBRATION_ROWS], graphs, params.max_tokens)
+    calibration = _batches(_encoded(rows, order[:CALIBRATION_ROWS], graphs, params.max_tokens), graphs)
     judged = order[CALIBRATION_ROWS : CALIBRATION_ROWS + JUDGED_ROWS]
     if len(judged) < 64:  # a tiny transfer set: better to judge on what was calibrated on than not at all
         judged = order[:JUDGED_ROWS]
-    teacher = read_labels(labels / "labels.parquet", [rows.keys[place] for place in judged]).argmax(axis=1)
-    batches = _batches(rows, judged, graphs, params.max_tokens)
-    reference = _logits(graphs / "model.onnx", batches)
+    texts = [rows.texts[place] for place in judged]
+    teacher = teacher_logits(labels / "labels.parquet", [rows.keys[place] for place in judged], task, settings)
+    encodings = _encoded(rows, judged, graphs, params.max_tokens)
+    batches = _batches(encodings, graphs)
+    positions = (
+        [task.positions(text, row.offsets) for text, row in zip(texts, encodings, strict=True)] if hasattr(task, "positions") else None
+    )
+
+    def said(model: Path) -> list[npt.NDArray[Any]]:
+        logits = _logits(model, batches)
+        return logits if positions is None else [row[places] for row, places in zip(logits, positions, strict=True)]
+
+    reference = said(graphs / "model.onnx")
 
     def loss_with(keep: frozenset[str], folder: Path) -> Loss:
         folder.mkdir(exist_ok=True)
         quantizer.quantize(graphs, folder, calibration, keep)
-        return compare(reference, _logits(folder / "model.onnx", batches), teacher)
+        return compare(task, settings, texts, reference, said(folder / "model.onnx"), teacher)
 
     keep: frozenset[str] = frozenset()
     loss = loss_with(keep, out)
@@ -103,43 +116,53 @@ def keep_sensitive(
     return keep, loss
 
 
-def compare(reference: npt.NDArray[Any], quantized: npt.NDArray[Any], teacher: npt.NDArray[Any]) -> Loss:
-    """reference, quantized: logits [rows, classes]; teacher: its answers, class indices [rows]."""
-    ours, theirs = _log_softmax(quantized), _log_softmax(reference)
-    divergence = float((np.exp(theirs) * (theirs - ours)).sum(axis=1).mean())
-    before, after = reference.argmax(axis=1), quantized.argmax(axis=1)
-    drop = float((before == teacher).mean() - (after == teacher).mean())
-    return Loss(drop, float((before != after).mean()), divergence)
+def compare(task: ModuleType, settings: dict[str, Any], texts: Sequence[str], reference: Any, quantized: Any, teacher: Any) -> Loss:
+    """reference, quantized, teacher: logits of each text as the task has them, [outputs] or [words, outputs]."""
 
+    def answers(logits: Any) -> list[Any]:
+        return [task.answer(row, settings, text)["target"] for row, text in zip(logits, texts, strict=True)]
 
-def _log_softmax(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+    right, before, after = answers(teacher), answers(reference), answers(quantized)
+    gained = [
+        np.sum([task.judge(one, other, settings) for one, other in zip(said, right, strict=True)], axis=0) for said in (before, after)
+    ]
+    drop = float(gained[0][0] / (gained[0][1] or 1) - gained[1][0] / (gained[1][1] or 1))
+    flips = float(np.mean([one != other for one, other in zip(before, after, strict=True)]))
+    rows = [np.concatenate([np.atleast_2d(row) for row in logits]) for logits in (reference, quantized)]
+    return Loss(drop, flips, float(task.divergence(*rows, settings).mean()))
 
 
 def calibration_batches(rows: Rows, graphs: Path, max_tokens: int, count: int, seed: int) -> list[dict[str, npt.NDArray[Any]]]:
     """`count` rows drawn from the transfer set, as the graph's inputs."""
-    return _batches(rows, np.random.default_rng(seed).permutation(len(rows.texts))[:count], graphs, max_tokens)
+    return _batches(_encoded(rows, np.random.default_rng(seed).permutation(len(rows.texts))[:count], graphs, max_tokens), graphs)
 
 
-def _batches(rows: Rows, places: Sequence[int] | npt.NDArray[Any], graphs: Path, max_tokens: int) -> list[dict[str, npt.NDArray[Any]]]:
-    """Real rows as the graph's inputs, like lengths together."""
+def _encoded(rows: Rows, places: Sequence[int] | npt.NDArray[Any], graphs: Path, max_tokens: int) -> list[Any]:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(graphs / "tokenizer.json"))
     tokenizer.enable_truncation(max_tokens)
-    ids = [encoding.ids for encoding in tokenizer.encode_batch([rows.texts[place] for place in places])]
+    return list(tokenizer.encode_batch([rows.texts[place] for place in places]))
+
+
+def _batches(encodings: Sequence[Any], graphs: Path) -> list[dict[str, npt.NDArray[Any]]]:
+    """Real rows as the graph's inputs."""
+    from tokenizers import Tokenizer
+
+    pad_id = Tokenizer.from_file(str(graphs / "tokenizer.json")).token_to_id("[PAD]") or 0
+    ids = [encoding.ids for encoding in encodings]
     # Not sorted by length: the caller's order must hold for the labels. Lengths vary little in a batch of a narrow task.
-    return [pad(ids[begin : begin + BATCH], tokenizer.token_to_id("[PAD]") or 0) for begin in range(0, len(ids), BATCH)]
+    return [pad(ids[begin : begin + BATCH], pad_id) for begin in range(0, len(ids), BATCH)]
 
 
-def _logits(model: Path, batches: list[dict[str, npt.NDArray[Any]]]) -> npt.NDArray[Any]:
+def _logits(model: Path, batches: list[dict[str, npt.NDArray[Any]]]) -> list[npt.NDArray[Any]]:
+    """Of each row, [outputs] or [tokens, outputs]."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(["logits"], batch)[0] for batch in batches])
+    return [row for batch in batches for row in session.run(["logits"], batch)[0]]
 
 
-QUANTIZE = Stage("quantize", 1, run, ("onnx", "onnxruntime", "numpy"))
+QUANTIZE = Stage("quantize", 2, run, ("onnx", "onnxruntime", "numpy"))

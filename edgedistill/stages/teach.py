@@ -7,9 +7,11 @@ transfer set. Labels are stored under the hash of the text they belong to, so no
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,11 +19,11 @@ import numpy.typing as npt
 
 from edgedistill import plugins
 from edgedistill.errors import StageError, TermsError
-from edgedistill.models import check_folder
 from edgedistill.progress import tick
 from edgedistill.recipe import Teacher
+from edgedistill.stages.prepare import read_settings
 from edgedistill.store import Stage
-from edgedistill.tables import make_rows, read_rows
+from edgedistill.tables import Rows, make_rows, read_rows
 
 SHARD = 4096  # rows a checkpoint of the labelling
 
@@ -147,14 +149,13 @@ def _licence_of_card(folder: Path) -> str:
 
 
 def fine_tune(out: Path, params: FineTuneParams, *, prepared: Path, model: Path) -> None:
-    """Writes `model/` (a float32 model folder) and `facts.json` (held-out accuracy, the TF-IDF floor, what was done)."""
+    """Writes `model/` (a float32 model folder) and `facts.json` (held-out accuracy or its like, the TF-IDF floor, what was done)."""
     kind = plugins.find("teachers", params.teacher.kind)
-    hub_task = plugins.find("tasks", params.task).HUB_TASK
-    classes = json.loads((prepared / "classes.json").read_text())
+    task, settings = plugins.find("tasks", params.task), read_settings(prepared)
+    hub_task, classes = task.HUB_TASK, settings["labels"]
     train, test = read_rows(prepared / "train.parquet"), read_rows(prepared / "test.parquet")
-    check_folder(model)
     wanted = params.teacher.fine_tune
-    ready = kind.has_head(model, classes)
+    ready = kind.has_head(model, classes, hub_task)
     if wanted == "never" and not ready:
         raise StageError(
             "the teacher has no head for these classes, and the recipe forbids to fine-tune it.",
@@ -167,7 +168,8 @@ def fine_tune(out: Path, params: FineTuneParams, *, prepared: Path, model: Path)
             model,
             out / "model",
             train.texts,
-            train.labels.astype(np.int64),
+            lambda row, offsets: task.hard(train.target(row), settings, train.texts[row], offsets),
+            task.hard_kind(settings),
             classes,
             hub_task,
             params.teacher,
@@ -178,15 +180,29 @@ def fine_tune(out: Path, params: FineTuneParams, *, prepared: Path, model: Path)
         )
     else:
         kind.adopt(model, out / "model", classes, hub_task)
-    logits = kind.logits(out / "model", test.texts, classes, hub_task, params.teacher, params.max_tokens, "float32")
-    right = float((logits.argmax(axis=1) == test.labels).mean())
-    facts = {"fine_tuned": tuned, "accuracy": right, "floor": floor_accuracy(train, test), "test_rows": len(test.texts)}
+    facts: dict[str, Any] = {"fine_tuned": tuned, "test_rows": len(test.texts), "metric": task.metric(settings)}
+    if any(target is not None for target in test.targets):
+        positions = [task.positions] if hasattr(task, "positions") else []
+        logits = kind.logits(out / "model", test.texts, classes, hub_task, params.teacher, params.max_tokens, "float32", *positions)
+        facts["accuracy"] = quality(task, settings, test, logits)
+        facts["floor"] = floor_accuracy(train, test) if (test.labels >= 0).all() else None
     (out / "facts.json").write_text(json.dumps(facts, indent=1))
+
+
+def quality(task: ModuleType, settings: dict[str, Any], rows: Rows, logits: Sequence[Any] | npt.NDArray[Any]) -> float:
+    """The task's metric of these answers on labelled rows."""
+    judged = [
+        task.judge(task.answer(logits[row], settings, text)["target"], rows.target(row), settings)
+        for row, text in enumerate(rows.texts)
+        if rows.targets[row] is not None
+    ]
+    gained, possible = np.sum(judged, axis=0)
+    return float(gained / possible) if possible else 0.0
 
 
 def check_floor(facts: dict[str, Any], teacher: Teacher, where: str) -> None:
     """A teacher that a linear model over TF-IDF beats has nothing to teach. Raises StageError unless the recipe accepts it."""
-    if facts["accuracy"] < facts["floor"] and teacher.below_floor == "stop":
+    if facts.get("floor") is not None and facts["accuracy"] < facts["floor"] and teacher.below_floor == "stop":
         raise StageError(
             f"the teacher is right on {facts['accuracy']:.1%} of {facts['test_rows']} held-out rows; TF-IDF with a linear SVM reaches "
             f"{facts['floor']:.1%}, so there is nothing to distill.",
@@ -213,7 +229,7 @@ def floor_accuracy(train: Any, test: Any) -> float:
 def label(out: Path, params: LabelParams, *, prepared: Path, teacher: Path, transfer: Path) -> None:
     """Writes `labels.parquet`: key (of the text), logits (float32 list), of the transfer set and of what was held out of it.
 
-    A killed run goes on with the next shard.
+    Of a task that answers word by word the logits are those of its words, one after the other. A killed run goes on with the next shard.
 
     With EmbeddingLabelParams also `embedding`, the vector that the teacher's head reads (float16 list), had in the same pass.
     """
@@ -221,8 +237,8 @@ def label(out: Path, params: LabelParams, *, prepared: Path, teacher: Path, tran
     import pyarrow.parquet as pq
 
     kind = plugins.find("teachers", params.teacher.kind)
-    hub_task = plugins.find("tasks", params.task).HUB_TASK
-    classes = json.loads((prepared / "classes.json").read_text())
+    task, classes = plugins.find("tasks", params.task), read_settings(prepared)["labels"]
+    positions = [task.positions] if hasattr(task, "positions") else []
     rows = read_rows(transfer / "transfer.parquet")
     if (transfer / "held_out.parquet").is_file():
         rows = make_rows([*rows.texts, *read_rows(transfer / "held_out.parquet").texts])
@@ -243,11 +259,11 @@ def label(out: Path, params: LabelParams, *, prepared: Path, teacher: Path, tran
         file = checkpoints / f"{begin:09d}.parquet"
         if not file.is_file():
             texts = [rows.texts[place] for place in places]
-            asked = (teacher / "model", texts, classes, hub_task, params.teacher, params.max_tokens, params.precision)
-            logits, vectors = kind.logits_and_embeddings(*asked) if embeddings else (kind.logits(*asked), None)
-            if not np.isfinite(logits).all():
+            asked = (teacher / "model", texts, classes, task.HUB_TASK, params.teacher, params.max_tokens, params.precision)
+            logits, vectors = kind.logits_and_embeddings(*asked) if embeddings else (kind.logits(*asked, *positions), None)
+            if not all(np.isfinite(row).all() for row in logits):
                 raise StageError("the teacher gives logits that are not finite numbers.", where=str(teacher), write="Take another teacher.")
-            table = pa.table({"key": [rows.keys[place] for place in places], "logits": list(logits)})
+            table = pa.table({"key": [rows.keys[place] for place in places], "logits": [row.ravel() for row in logits]})
             if vectors is not None:
                 table = table.append_column("embedding", pa.array(list(vectors.astype(np.float16))))
             pq.write_table(table, file.with_suffix(".part"))
@@ -272,14 +288,34 @@ def _read(path: Path, keys: list[str], column: str) -> npt.NDArray[np.float32]:
 
     table = pq.read_table(path, columns=["key", column])
     place = {key: row for row, key in enumerate(table["key"].to_pylist())}
-    missing = [key for key in keys if key not in place]
-    if missing:
-        raise StageError(f"{len(missing)} texts of the transfer set have no soft label (first key {missing[0]}).", where=str(path))
+    _all_there(keys, place, path)
     values = np.stack(table[column].to_numpy(zero_copy_only=False)).astype(np.float32)
     return np.asarray(values[[place[key] for key in keys]])
 
 
+def _all_there(keys: list[str], place: dict[str, int], path: Path) -> None:
+    missing = [key for key in keys if key not in place]
+    if missing:
+        raise StageError(f"{len(missing)} texts of the transfer set have no soft label (first key {missing[0]}).", where=str(path))
+
+
+def read_word_labels(path: Path, keys: list[str], outputs: int) -> list[npt.NDArray[np.float32]]:
+    """The same for a task that answers word by word: float32 [words, outputs] of each text."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    place = {key: row for row, key in enumerate(table["key"].to_pylist())}
+    _all_there(keys, place, path)
+    logits = table["logits"].to_numpy(zero_copy_only=False)
+    return [logits[place[key]].astype(np.float32).reshape(-1, outputs) for key in keys]
+
+
+def teacher_logits(path: Path, keys: list[str], task: ModuleType, settings: dict[str, Any]) -> Any:
+    """What the teacher said of the texts with these keys, as the task has it: an array [texts, outputs], or a list of [words, outputs]."""
+    return read_word_labels(path, keys, len(settings["labels"])) if hasattr(task, "positions") else read_labels(path, keys)
+
+
 # Not bitsandbytes: it is installed for other reasons too, and must not change the key of a teacher that does not use it. `lowbit` in the params does.
 _PACKAGES = ("torch", "transformers", "tokenizers")
-FINE_TUNE = Stage("teacher", 1, fine_tune, (*_PACKAGES, "scikit-learn"))
+FINE_TUNE = Stage("teacher", 2, fine_tune, (*_PACKAGES, "scikit-learn"))
 LABEL = Stage("label", 2, label, _PACKAGES)

@@ -45,7 +45,7 @@ class Params:
 
 
 def run(out: Path, params: Params, *, prepared: Path, model: Path) -> None:
-    """Writes `transfer.parquet` (training rows first, with their labels; the rest -1), `held_out.parquet`,
+    """Writes `transfer.parquet` (training rows first, with their labels; the rest has none), `held_out.parquet`,
     `families.parquet` (which text was grown from which) and `facts.json`.
     """
     options = params.transfer
@@ -66,8 +66,9 @@ def run(out: Path, params: Params, *, prepared: Path, model: Path) -> None:
     belongs = member_of(list(options.quotas), params.slices, baseline(train.texts))
     grown, reached = _steered(seeds, grown, families, near, options, belongs, params.seed, barred, clean)
     texts = [*seeds, *grown]
-    labels = np.concatenate([train.labels, np.full(len(texts) - len(train), -1, np.int32)])
-    write_rows(out / "transfer.parquet", make_rows(texts, labels))
+    unlabelled = len(texts) - len(train)
+    labels = np.concatenate([train.labels, np.full(unlabelled, -1, np.int32)])
+    write_rows(out / "transfer.parquet", make_rows(texts, labels, targets=[*train.targets, *[None] * unlabelled]))
     write_rows(out / "held_out.parquet", held)
     write_families(out / "families.parquet", {text: families[text] for text in grown})
     facts = {
@@ -101,6 +102,7 @@ def _take(rows: Rows, places: Sequence[int]) -> Rows:
         rows.labels[list(places)],
         [rows.slices[place] for place in places],
         rows.numbers[list(places)],
+        [rows.targets[place] for place in places],
     )
 
 

@@ -6,6 +6,7 @@ and numpy beside edgedistill.
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,21 +42,21 @@ def verify(folder: Path) -> Result:
     model = find("runtimes", manifest.runtime).open_model(
         folder / manifest.model, folder / manifest.tokenizer, manifest.max_tokens, manifest.threads
     )
-    answer = find("tasks", manifest.task).answer
+    answer, settings = find("tasks", manifest.task).answer, manifest.task_settings()
     worst, wrong, count = 0.0, [], 0
     for count, golden in enumerate(read_golden(folder / "golden.jsonl"), 1):
-        ids = model.ids(golden.text)
+        ids, offsets = model.encode(golden.text)
         if ids != golden.ids:
             wrong.append(f"vector {count}, {golden.text[:40]!r}: token ids {_short(ids)} instead of {_short(golden.ids)}")
             continue
         logits = model.logits(ids)
         difference = float(np.abs(logits - np.asarray(golden.logits, dtype=np.float32)).max())
         worst = max(worst, difference)
-        said = answer(logits, manifest.labels)["answer"]
+        said = None if golden.answer is None else answer(logits, settings, golden.text, offsets)["answer"]
         if not difference <= manifest.logit_bound:  # written so that a NaN is wrong too
             wrong.append(f"vector {count}, {golden.text[:40]!r}: a logit differs by {difference:.4f}, allowed {manifest.logit_bound}")
         elif said != golden.answer:
-            wrong.append(f'vector {count}, {golden.text[:40]!r}: answer "{said}" instead of "{golden.answer}"')
+            wrong.append(f"vector {count}, {golden.text[:40]!r}: answer {json.dumps(said)} instead of {json.dumps(golden.answer)}")
     if not count:
         raise BundleError("golden.jsonl holds no vector.", where=str(folder), write="Compile the bundle anew.")
     return Result(manifest.name, count, worst, manifest.logit_bound, wrong)
@@ -72,7 +73,7 @@ def summary(result: Result) -> str:
 
 def describe(manifest: Manifest) -> str:
     """One line on what the bundle is."""
-    return f"{manifest.name}: {manifest.task} into {len(manifest.labels)} classes, {manifest.scheme}, for {manifest.target.get('name')}"
+    return f"{manifest.name}: {manifest.task}, {len(manifest.labels)} labels, {manifest.scheme}, for {manifest.target.get('name')}"
 
 
 def _short(ids: list[int]) -> str:

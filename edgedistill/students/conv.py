@@ -21,6 +21,7 @@ ABOUT = "convolutions over sub-word embeddings that start from the teacher's; te
 LEARNING_RATE = 2e-3
 OPTIONS = frozenset({"layers", "width", "channels", "kernel", "head", "vocabulary"})
 WIDTH, CHANNELS, KERNEL, HEAD = 128, 256, 3, 0
+PAIRS = 0.3  # a pair begins as noise that must not drown the tokens: this share of a token's spread
 
 
 def start(source: Path, out: Path, options: Student, texts: Sequence[str], classes: list[str], task: str, seed: int) -> dict[str, Any]:
@@ -63,8 +64,8 @@ def start_small(
     tokenizer = load_tokenizer(source)
     before = len(teacher.get_input_embeddings().weight)
     cut = (
-        vocabulary.cut(tokenizer, texts)
-        if options.vocabulary == "task"
+        vocabulary.cut(tokenizer, texts, options.vocabulary if isinstance(options.vocabulary, int) else None)
+        if options.vocabulary != "full"
         else vocabulary.Cut(tokenizer, list(range(tokenizer.get_vocab_size())))
     )
     seen = counts(cut.tokenizer, texts)
@@ -76,6 +77,8 @@ def start_small(
     student = model_class(task).from_config(config)
     with torch.no_grad():
         student.get_input_embeddings().weight.copy_(table)
+        if getattr(config, "ngrams", 0):
+            student.base_model.pairs.weight.mul_(PAIRS)
     save(student, cut.tokenizer, out)
     return {
         "architecture": config.model_type,

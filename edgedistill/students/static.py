@@ -1,10 +1,10 @@
 """A bag of sub-words: one vector a token, the mean and the maximum over the text, a small head. The cheapest student there is.
 
 It knows which words a text holds, and with `ngrams` which pairs of neighbours; it knows no order beyond that, so some tasks are out of its reach, and the
-float student in the report shows it. The table starts from the teacher (token_vectors.py), scaled by how much a token's presence says: rare tokens
-more than common ones. A learned weight a token needs no table of its own, since a weight times a row is another row.
+float student in the report shows it. The table starts from the teacher (token_vectors.py); that of the pairs starts small and learns in training. A
+learned weight a token needs no table of its own, since a weight times a row is another row.
 
-Sources: fastText, arXiv:1607.01759 (hashed n-grams); SIF, Arora et al. 2017 (weight a / (a + p) of a token of frequency p); model2vec.
+Sources: fastText, arXiv:1607.01759 (hashed n-grams); model2vec, https://github.com/MinishLab/model2vec (a table from a transformer).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edgedistill.students.conv import start_small
 ABOUT = "bag of sub-word embeddings that start from the teacher's, with a small head; a few microseconds an answer"
 LEARNING_RATE = 2e-3
 OPTIONS = frozenset({"width", "ngrams", "head", "vocabulary"})
-WIDTH, NGRAMS, HEAD = 128, 0, 128
+WIDTH, NGRAMS, HEAD = 128, 16_384, 128  # pairs: 0.837 → 0.877 on TREC-6, for five microseconds and as many bytes again
 
 
 def start(source: Path, out: Path, options: Student, texts: Sequence[str], classes: list[str], task: str, seed: int) -> dict[str, Any]:
@@ -37,9 +37,9 @@ def start(source: Path, out: Path, options: Student, texts: Sequence[str], class
 def sizes(options: Student, teacher: Mapping[str, Any]) -> list[Student]:
     """A ladder of candidates from the cheapest to the dearest; what `options` fixes stays fixed."""
     ladder = []
-    for width in (64, 192):
+    for width, ngrams in ((64, 0), (128, NGRAMS)):
         size = {"family": "static", "width": options.width or width, "head": HEAD if options.head is None else options.head}
-        candidate = options.model_copy(update={"ngrams": NGRAMS if options.ngrams is None else options.ngrams, **size})
+        candidate = options.model_copy(update={"ngrams": ngrams if options.ngrams is None else options.ngrams, **size})
         if candidate not in ladder:
             ladder.append(candidate)
     return ladder

@@ -43,14 +43,15 @@ def start(source: Path, out: Path, options: Student, texts: Sequence[str], class
     available = names.num_layers  # read now: the config follows the cut
     layers = which_layers(options.layers, available)
     model = keep_layers(model, layers)
-    if options.ffn is not None:
-        prune_feed_forward(model, options.ffn, tokenizer, texts)
+    # Width before feed-forward: a feed-forward part cut to the old width could not be told from the stream.
     if options.width is not None or options.heads is not None:
         model = _narrower(model, options, tokenizer, texts)
         names = normalized(model.config)
+    if options.ffn is not None:
+        prune_feed_forward(model, options.ffn, tokenizer, texts)
     facts: dict[str, Any] = {"vocabulary_before": len(model.get_input_embeddings().weight)}
-    if options.vocabulary == "task":
-        cut = vocabulary.cut(tokenizer, texts)
+    if options.vocabulary != "full":
+        cut = vocabulary.cut(tokenizer, texts, options.vocabulary if isinstance(options.vocabulary, int) else None)
         tokenizer = cut.tokenizer
         keep_embeddings(model, cut.kept)
     save(model, tokenizer, out)

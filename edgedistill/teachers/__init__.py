@@ -2,9 +2,14 @@
 
 A teacher is a module, free of torch when imported, with
 
-- `has_head(model: Path, classes) -> bool`: can it answer the task's classes as it is;
+- `TEACHABLE`: whether it can be fine-tuned, or only be used as it is;
+- `labels(model: Path, task) -> list[str] | None`: the names of its outputs when it has a head for the task, in its own order;
+- `has_head(model: Path, classes, task) -> bool`: can it answer the task's classes as it is;
 - `adopt(model: Path, out: Path, classes, task) -> None`: take it as it is: the same model, its outputs in the order of `classes`;
-- `fine_tune(model: Path, out: Path, texts, labels, classes, task, options: recipe.Teacher, max_tokens, precision, seed, checkpoints)`:
-  teach it the task; writes a model folder under `out`;
-- `logits(model: Path, texts, classes, task, options, max_tokens, precision) -> array`: float32 [len(texts), classes].
+- `fine_tune(model: Path, out: Path, texts, label, kind, classes, task, options: recipe.Teacher, max_tokens, precision, seed, checkpoints)`:
+  teach it the task; writes a model folder under `out`. label: (row, offsets of its tokens) → the label array; kind: of `training.label_loss`;
+- `logits(model: Path, texts, classes, task, options, max_tokens, precision, positions=None) -> array`: float32 [len(texts), classes]. With
+  `positions` ((text, offsets of its tokens) → which tokens answer for its words) a list of float32 [words, classes], one a text.
+
+`task` is the name that optimum's TasksManager gives it.
 """

@@ -6,7 +6,7 @@ that does not fit is fitted. A quantized teacher is fine-tuned through LoRA adap
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,27 @@ from edgedistill.errors import StageError, missing_extra
 from edgedistill.features import EMBEDDING, Observer
 from edgedistill.models import check_folder, check_ids, load_model, load_tokenizer, save
 from edgedistill.recipe import Teacher
-from edgedistill.training import Schedule, pad, quiet, train
+from edgedistill.training import Schedule, label_loss, pad, quiet, stacked, train
 
+TEACHABLE = True
 TOKENS_A_BATCH = 4096  # padded tokens: large enough to keep the CPU busy, small enough for its cache
 
 
-def has_head(model: Path, classes: Sequence[str]) -> bool:
-    """Whether the model classifies already, into exactly these classes."""
+Positions = Callable[[str, Sequence[tuple[int, int]]], npt.NDArray[np.int64]]
+HEADS = {"text-classification": "ForSequenceClassification", "token-classification": "ForTokenClassification"}
+
+
+def labels(model: Path, task: str) -> list[str] | None:
+    """The names of the model's outputs when it has a head for the task."""
     config = check_folder(model)
-    heads = [name for name in config.get("architectures") or [] if name.endswith("ForSequenceClassification")]
-    return bool(heads) and set((config.get("id2label") or {}).values()) == set(classes)
+    names: dict[str, str] = config.get("id2label") or {}
+    headed = any(name.endswith(HEADS[task]) for name in config.get("architectures") or [])
+    return [names[place] for place in sorted(names, key=int)] if headed and names else None
+
+
+def has_head(model: Path, classes: Sequence[str], task: str) -> bool:
+    """Whether the model does the task already, with exactly these classes."""
+    return set(labels(model, task) or []) == set(classes)
 
 
 def adopt(model: Path, out: Path, classes: list[str], task: str) -> None:
@@ -48,7 +59,8 @@ def fine_tune(
     model: Path,
     out: Path,
     texts: Sequence[str],
-    labels: npt.NDArray[np.int64],
+    label: Callable[[int, Sequence[tuple[int, int]]], npt.NDArray[Any]],
+    kind: str,
     classes: list[str],
     task: str,
     options: Teacher,
@@ -57,23 +69,23 @@ def fine_tune(
     seed: int,
     checkpoints: Path,
 ) -> None:
-    """Teach the model the task with plain cross-entropy on the labels; writes a float32 model folder under `out`."""
+    """Teach the model the task on the labels alone; writes a float32 model folder under `out`."""
     import torch
-    from torch.nn.functional import cross_entropy
 
     torch.manual_seed(seed)  # the new head starts the same way each time
     learner = load_model(model, task, classes, **_loading(options))
     if options.load != "float32":
-        learner = _with_adapters(learner)
+        learner = _with_adapters(learner, task)
     tokenizer = load_tokenizer(model, max_tokens)
-    tokens = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+    encodings = tokenizer.encode_batch(list(texts))
+    found = [label(row, encoding.offsets) for row, encoding in enumerate(encodings)]
     steps = options.epochs * -(-len(texts) // options.batch_size)
     learner.train()
     train(
         learner,
-        tokens,
-        {"labels": labels},
-        lambda outputs, batch: cross_entropy(outputs.logits.float(), batch["labels"]),
+        [encoding.ids for encoding in encodings],
+        {"labels": stacked(found)},
+        lambda outputs, batch: label_loss(outputs.logits, batch["labels"], kind),
         Schedule(steps, options.learning_rate, options.batch_size, precision, seed),
         pad_id=learner.config.pad_token_id or 0,
         checkpoints=checkpoints,
@@ -88,10 +100,20 @@ def fine_tune(
 
 
 def logits(
-    model: Path, texts: Sequence[str], classes: list[str], task: str, options: Teacher, max_tokens: int, precision: str
-) -> npt.NDArray[np.float32]:
-    """The teacher's logits, float32 [len(texts), classes]. Texts of like length share a batch, so little is spent on padding."""
-    return _ask(model, texts, classes, task, options, max_tokens, precision, frozenset())[0]
+    model: Path,
+    texts: Sequence[str],
+    classes: list[str],
+    task: str,
+    options: Teacher,
+    max_tokens: int,
+    precision: str,
+    positions: Positions | None = None,
+) -> Any:
+    """The teacher's logits, float32 [len(texts), classes]; with `positions`, those of each text's words, a list of float32 [words, classes].
+
+    Texts of like length share a batch, so little is spent on padding.
+    """
+    return _ask(model, texts, classes, task, options, max_tokens, precision, frozenset(), positions)[0]
 
 
 def logits_and_embeddings(
@@ -110,14 +132,16 @@ def _ask(
     max_tokens: int,
     precision: str,
     needs: frozenset[str],
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    positions: Positions | None = None,
+) -> tuple[Any, npt.NDArray[np.float32]]:
     import torch
 
     loaded = _cached_model(str(model), task, tuple(classes), options.load)
     tokenizer = load_tokenizer(model, max_tokens)
-    tokens = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+    encodings = tokenizer.encode_batch(list(texts))
+    tokens = [encoding.ids for encoding in encodings]
     check_ids(loaded, tokens, str(model))
-    out = np.empty((len(texts), len(classes)), dtype=np.float32)
+    out: list[Any] = [None] * len(texts)
     embeddings = np.empty((len(texts), 0), dtype=np.float32)
     watched = Observer(loaded, needs, "teacher")
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
@@ -126,13 +150,14 @@ def _ask(
                 name: torch.from_numpy(values) for name, values in pad([tokens[p] for p in places], loaded.config.pad_token_id or 0).items()
             }
             seen = watched(**batch)
-            out[places] = seen.logits.float().numpy()
+            for place, row in zip(places, seen.logits.float().numpy(), strict=True):
+                out[place] = row[positions(texts[place], encodings[place].offsets)] if positions else row.copy()
             if needs:
                 if not embeddings.shape[1]:
                     embeddings = np.empty((len(texts), seen.embedding.shape[-1]), dtype=np.float32)
                 embeddings[places] = seen.embedding.float().numpy()
     watched.close()
-    return out, embeddings
+    return out if positions else np.stack(out) if out else np.zeros((0, len(classes)), np.float32), embeddings
 
 
 def batches_by_length(lengths: Sequence[int], tokens_a_batch: int = TOKENS_A_BATCH) -> list[list[int]]:
@@ -178,14 +203,15 @@ def _loading(options: Teacher) -> dict[str, Any]:
     return {"quantization_config": wanted, "device_map": {"": "cpu"}}
 
 
-def _with_adapters(model: Any) -> Any:
+def _with_adapters(model: Any, task: str) -> Any:
     """LoRA on every linear layer of the encoder; the head learns in full."""
     try:
         from peft import LoraConfig, TaskType, get_peft_model
     except ModuleNotFoundError as error:
         raise missing_extra(error, "fine-tuning a teacher in 8 or 4 bits", "lowbit") from error
+    kind = TaskType.TOKEN_CLS if task == "token-classification" else TaskType.SEQ_CLS
     with quiet():
-        adapted = get_peft_model(model, LoraConfig(task_type=TaskType.SEQ_CLS, r=16, lora_alpha=32, target_modules="all-linear"))
+        adapted = get_peft_model(model, LoraConfig(task_type=kind, r=16, lora_alpha=32, target_modules="all-linear"))
     if not any(parameter.requires_grad for parameter in adapted.parameters()):
         raise StageError("no layer of the teacher takes an adapter.", write='Write load = "float32" under [teacher].')
     return adapted

@@ -119,12 +119,12 @@ def test_two_teachers_and_two_rounds_go_all_the_way(recipe_file: Write, tmp_path
     pipeline.compile(read_recipe(recipe_file(*changes)), until="distill", on_stage=made.append)
     stages = [artifact.stage for artifact in made]
     assert stages == [
-        *("prepare", "teacher", "teacher", "transfer", "label", "label", "combine"),
+        *("prepare", "teacher", "teacher", "transfer", "label", "label", "combine", "embed", "coverage"),
         *("start", "distill", "label", "combine", "distill"),
     ]
     both, second_round = (artifact for artifact in made if artifact.stage == "combine")
     keys = read_keys(made[4].path)
-    parts = [read_labels(artifact.path / "labels.parquet", keys) for artifact in (made[4], made[5], made[9])]
+    parts = [read_labels(artifact.path / "labels.parquet", keys) for artifact in (made[4], made[5], made[11])]
     mixed, _ = combine(parts[:2], [1.0, 0.5], "confidence", probabilities)
     np.testing.assert_allclose(read_labels(both.path / "labels.parquet", keys), mixed, atol=1e-6)
     averaged = (probabilities(mixed) + probabilities(parts[2])) / 2

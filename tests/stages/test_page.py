@@ -123,6 +123,16 @@ def some_details() -> dict[str, Any]:
                            {"wanted": 0.9, "seen": {"confidence": 0.5, "kept": 1.0, "precision": 0.92},
                             "promised": {"confidence": 0.62, "kept": 0.97, "precision": 0.94}}],
         },
+        "search": {
+            "rungs": [0.0625, 0.25], "targets": {"board": {"chosen": "conv width=64", "bar": 0.93}},
+            "candidates": [
+                {"name": "conv width=64", "costs": {"board": [{"scheme": "float", "size_mb": 3.0, "p50_ms": 0.07, "p90_ms": 0.09},
+                 {"scheme": "onnx_int8_dynamic", "size_mb": 1.0, "p50_ms": 0.05, "p90_ms": 0.06}]}, "scores": [0.8, 0.9, 0.94], "seconds": 40.0,
+                 "finished": True, "out": ""},
+                {"name": f"big {EVIL}", "costs": {"board": [{"scheme": "float", "size_mb": 90.0, "p50_ms": None, "p90_ms": None}]}, "scores": [],
+                 "seconds": 0.0, "finished": False, "out": "over the budget before training: 90 MB, allowed 25"},
+            ],
+        },
         "teacher": {"fine_tuned": True, "accuracy": 0.95, "floor": 0.8, "test_rows": ROWS},
         "runs": {},
         "quantized": {"onnx_int8_dynamic": {
@@ -275,6 +285,15 @@ def test_what_the_transfer_set_lacks_and_what_will_go_wrong_is_said() -> None:
     assert "kinds" in page.figures
     nothing = page_of(a_report(), some_details() | {"foretold": {"rows": 0, "binary": "b"}, "coverage": {}})
     assert "Nothing was held out" in nothing.text and "kinds" not in nothing.figures
+
+
+def test_how_the_student_was_found_is_said() -> None:
+    """A candidate that was dropped for a reason nobody is told."""
+    page = page_of(a_report())
+    assert "conv width=64 1.00 0.0500 0.0600 80.0 → 90.0 → 94.0 40.0 chosen" in page.text
+    assert f"big {EVIL} 90.0 – – over the budget before training: 90 MB, allowed 25" in page.text
+    assert "on 35 held-out texts" in page.text and "the budget asks for 93.0 %" in page.text
+    assert "How the student was found" not in page_of(a_report(), some_details() | {"search": None}).text
 
 
 def test_details_may_be_missing() -> None:

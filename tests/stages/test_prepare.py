@@ -400,3 +400,82 @@ def test_labels_as_pandas_floats(tmp_path: Path) -> None:
     run(tmp_path, train, test=test)
     assert json.loads((tmp_path / "out" / "classes.json").read_text()) == ["0", "1"]
     assert prepare.without_point_zero(["1.0", "1.10"]) == ["1.0", "1.10"]
+
+
+# --- other tasks, other labels ----------------------------------------------------------------------------------------------------------
+
+
+def test_classes_are_made_from_a_column(tmp_path: Path) -> None:
+    """Rows between two classes put into one of them, or left out without a word."""
+    values = ["-2.5", "-0.5", "0.1", "0.5", "3"] * 12
+    card = run(
+        tmp_path, list(zip(sentences(60), values, strict=True)), classes={"negative": "<= -0.5", "positive": [">= 0.5"]}
+    )  # fmt: skip
+    assert {entry["name"]: entry["train_rows"] + entry["test_rows"] for entry in card["classes"]} == {"negative": 24, "positive": 24}
+    assert card["files"]["train"]["rows_of_no_class"] == 12
+    assert "train: 12 of 60 rows are of no class that [data.classes] makes" in card["warnings"]
+
+
+def test_class_rules_by_hand() -> None:
+    """A value compared as text ("10" < "9"), or a comparison that takes words."""
+    rules = {"low": ["< 9", "none"], "high": ">= 9"}
+    assert [prepare.class_of(value, rules) for value in ("8.9", "10", "none", "much")] == ["low", "high", "low", None]
+
+
+def test_rows_behind_the_header_are_skipped(tmp_path: Path) -> None:
+    """The type rows of an Orange file taken for examples."""
+    card = run(tmp_path, [("string", "discrete"), ("meta", "class"), *rows_of(40)], skip=2)
+    assert card["files"]["train"]["rows_read"] == 40 and [entry["name"] for entry in card["classes"]] == ["a", "b"]
+
+
+def prepared(folder: Path, task: str, lines: str, name: str = "train.jsonl", **options: Any) -> tuple[tables.Rows, dict[str, Any]]:
+    """The training rows and the settings of a task."""
+    (folder / name).write_text(lines, encoding="utf-8")
+    (folder / "out").mkdir()
+    labels = options.pop("labels", None)
+    prepare.run(folder / "out", prepare.Params(Data(train=name, **options), 0, task, labels), train=folder / name)
+    return tables.read_rows(folder / "out" / "train.parquet"), prepare.read_settings(folder / "out")
+
+
+def test_spans_and_conll_are_the_same_rows(tmp_path: Path) -> None:
+    """A CoNLL file and the same spans in jsonl that train two different models."""
+    texts = sentences(40, words=4)
+    spans = "".join(json.dumps({"text": text, "label": [[0, len(text.split()[0]), "X"]]}) + "\n" for text in texts)
+    conll = "\n\n".join("\n".join(f"{word} {'B-X' if place == 0 else 'O'}" for place, word in enumerate(text.split())) for text in texts)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    one, settings = prepared(tmp_path / "a", "tag", spans)
+    other, _ = prepared(tmp_path / "b", "tag", conll, "train.conll", text="tokens", label="tags")
+    assert (one.texts, one.targets) == (other.texts, other.targets)
+    assert settings["labels"] == ["O", "B-X", "I-X"] and (one.labels == -1).all()
+
+
+def test_bad_spans_stop_with_their_line(tmp_path: Path) -> None:
+    """A span outside its text that silently teaches nothing."""
+    lines = [json.dumps({"text": text, "label": []}) for text in sentences(20)]
+    lines[4] = json.dumps({"text": "short text", "label": [[3, 99, "X"]]})
+    with pytest.raises(DataError) as error:
+        prepared(tmp_path, "tag", "\n".join(lines))
+    assert str(error.value) == (
+        "train.jsonl: 1 of 20 rows cannot be used: span 3–99 lies outside the text of 10 characters (line 5). "
+        'Correct them, or write bad_rows = "drop" under [data] to leave them out and count them.'
+    )
+
+
+def test_labels_that_the_teacher_does_not_have(tmp_path: Path) -> None:
+    """A ready-made teacher judged on labels that it can never give."""
+    lines = "\n".join(json.dumps({"text": text, "label": [[0, 5, "NAME"]]}) for text in sentences(20, words=5) if text[5] == " ")
+    with pytest.raises(DataError) as error:
+        prepared(tmp_path, "tag", lines, labels=("O", "B-PER", "I-PER"))
+    assert str(error.value) == (
+        'train.jsonl: 1 label in the data that the teacher does not have: "NAME". It has "PER". '
+        "Rename them in the data, leave these rows out, or take a teacher that can be fine-tuned."
+    )
+
+
+def test_unlabelled_rows_take_the_teachers_labels(tmp_path: Path) -> None:
+    """Texts that nobody labelled asked for a label column."""
+    rows, settings = prepared(
+        tmp_path, "tag", "".join(json.dumps({"text": text}) + "\n" for text in sentences(30)), labels=("O", "X"), labelled=False
+    )
+    assert set(rows.targets) == {None} and settings["labels"] == ["O", "X"]

@@ -87,7 +87,8 @@ def test_adopted_head_is_put_into_our_order(headed: Path, tmp_path: Path) -> Non
     theirs = local.logits(headed, ["refund my invoice"], CLASSES, TASK, Teacher(model="m"), 32, "float32")
     local.adopt(headed, tmp_path / "adopted", CLASSES, TASK)
     ours = local.logits(tmp_path / "adopted", ["refund my invoice"], CLASSES, TASK, Teacher(model="m"), 32, "float32")
-    assert local.has_head(headed, CLASSES) and not local.has_head(headed, ["a", "b", "c"])
+    assert local.has_head(headed, CLASSES, TASK) and not local.has_head(headed, ["a", "b", "c"], TASK)
+    assert not local.has_head(headed, CLASSES, "token-classification")
     np.testing.assert_allclose(ours[0], theirs[0][[1, 2, 0]], atol=1e-6)  # theirs: delivery, account, billing
 
 
@@ -172,7 +173,10 @@ def test_quantized_teacher_learns_through_adapters(tiny_teacher: Path, tmp_path:
     labels = np.array([CLASSES.index(queue) for _, queue in rows], dtype=np.int64)
     options = Teacher(model="m", load="4bit", epochs=12, learning_rate=5e-3, batch_size=16)
     texts = [text for text, _ in rows]
-    local.fine_tune(tiny_teacher, tmp_path / "out", texts, labels, CLASSES, TASK, options, 32, "float32", 0, tmp_path / "checkpoints")
+    label = lambda row, offsets: labels[row]  # noqa: E731
+    local.fine_tune(
+        tiny_teacher, tmp_path / "out", texts, label, "classes", CLASSES, TASK, options, 32, "float32", 0, tmp_path / "checkpoints"
+    )
     logits = local.logits(tmp_path / "out", texts, CLASSES, TASK, Teacher(model="m"), 32, "float32")
     assert (logits.argmax(axis=1) == labels).mean() > 0.6
 

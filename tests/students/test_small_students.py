@@ -26,7 +26,7 @@ FORMS: dict[str, dict[str, object]] = {
     "conv": {"family": "conv", "width": 48, "channels": 64},
     "conv, deep": {"family": "conv", "width": 64, "channels": 48, "layers": 2, "kernel": 5, "head": 32},
     "conv, one token": {"family": "conv", "width": 64, "channels": 64, "kernel": 1},
-    "static": {"family": "static", "width": 64, "head": 32},
+    "static": {"family": "static", "width": 64, "ngrams": 0, "head": 32},
     "static, pairs": {"family": "static", "width": 64, "ngrams": 256, "head": 0},
 }
 SCHEMES = [name for name in plugins.names("quantizers") if plugins.find("quantizers", name).FORMAT == "onnx"]
@@ -250,9 +250,10 @@ def test_ladders_are_complete_and_keep_what_is_fixed(family: ModuleType, teacher
     """A candidate that its own family refuses, two alike, or one that changes what the user fixed."""
     facts = {"layers": 6, "width": 384, "heads": 12, "ffn": 1536}
     ladder = family.sizes(Student(max_tokens=40), facts)
-    assert len(ladder) >= 4 and len({one.model_dump_json() for one in ladder}) == len(ladder)
+    assert len(ladder) >= 2 and len({one.model_dump_json() for one in ladder}) == len(ladder)
     assert all(unknown_options(one, one.family) == "" and one.max_tokens == 40 for one in ladder)
-    assert {one.width for one in family.sizes(Student(width=96), facts)} == {96}
+    fixed = family.sizes(Student(width=96), facts)
+    assert {one.width for one in fixed} == {96} and len({one.model_dump_json() for one in fixed}) == len(fixed)
     small = [family.sizes(Student(), {"layers": 2, "width": 64, "heads": 4, "ffn": 128})[place] for place in (0, -1)]
     parameters = []
     for number, one in enumerate(small):

@@ -1,0 +1,113 @@
+"""The search's decisions, on scores and costs that are written down here; that it runs is tests/test_pipeline.py's part."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgedistill.budget import Budget
+from edgedistill.errors import RecipeError
+from edgedistill.recipe import Student, read_recipe
+from edgedistill.search import Candidate, Score, cheapest, climb, dropped, name_of
+from edgedistill.stages.probe import Cost, excess, over_budget
+from edgedistill.store import Artifact
+
+
+def score(right: int, rows: int = 400) -> Score:
+    """The first `right` rows are right, so any two scores differ on the same rows: the tightest pairing there is."""
+    return Score((np.arange(rows) < right).astype(float), np.ones(rows))
+
+
+def candidate(folder: Path, family: str, right: int) -> Candidate:
+    name = f"{family}-{right}"
+    (folder / name).mkdir()
+    facts = {"gained": score(right).gained.tolist(), "possible": [1.0] * 400}
+    (folder / name / "held_out.json").write_text(json.dumps(facts))
+    artifact = Artifact(folder / name, name, "distill", 1.0, cached=False)
+    return Candidate(name, Student(family=family), artifact, artifact, trials=[artifact])
+
+
+def test_inferior_students_go_and_the_front_stays() -> None:
+    """A dear student that a cheap one beats, trained on; or a cheap one dropped for being worse than a dear one."""
+    scores = {"small": score(200), "middle": score(320), "large": score(280), "largest": score(360)}
+    cost = {"small": (1.0,), "middle": (2.0,), "large": (3.0,), "largest": (4.0,)}
+    gone = dropped(scores, cost, keep=2)
+    assert gone.keys() == {"large"}
+    assert gone["large"].startswith("middle costs less and is better by 10.0 points [+")
+
+
+def test_cheaper_on_one_target_only_is_not_cheaper() -> None:
+    """A student that is the best for one device, dropped because it is dear on another."""
+    scores = {"a": score(360), "b": score(200)}
+    assert dropped(scores, {"a": (1.0, 5.0), "b": (2.0, 4.0)}, keep=1) == {}
+    assert dropped(scores, {"a": (1.0, 4.0), "b": (2.0, 4.0)}, keep=1).keys() == {"b"}
+
+
+def test_not_told_apart_goes_by_rank() -> None:
+    """A candidate that is within chance of a cheaper one and stays for ever."""
+    scores = {"a": score(300), "b": score(299), "c": score(298)}
+    cost = {"a": (1.0,), "b": (2.0,), "c": (3.0,)}
+    assert dropped(scores, cost, keep=2).keys() == {"c"}
+
+
+@given(st.lists(st.tuples(st.integers(0, 400), st.integers(1, 9)), min_size=1, max_size=8), st.integers(1, 8))
+def test_somebody_always_stays(found: list[tuple[int, int]], keep: int) -> None:
+    """A search that drops its last candidate, or the best of all."""
+    scores = {str(place): score(right) for place, (right, _) in enumerate(found)}
+    gone = dropped(scores, {str(place): (float(cost),) for place, (_, cost) in enumerate(found)}, keep)
+    best = max(right for right, _ in found)
+    assert any(found[int(name)][0] == best for name in scores.keys() - gone.keys())
+
+
+def test_climb_starts_near_the_bar_and_only_rises(tmp_path: Path) -> None:
+    """Students trained to the end that cannot reach the bar, or that are dearer and no better."""
+    order = [candidate(tmp_path, "conv", right) for right in (200, 340, 330, 350)] + [
+        candidate(tmp_path, "transformer", right) for right in (345, 370)
+    ]
+    assert [one.name for one in climb(order, bar=0.88)] == ["conv-340", "conv-350", "transformer-345", "transformer-370"]
+    assert [one.name for one in climb(order, bar=0.99)] == ["transformer-370"]
+
+
+def test_costs_against_a_budget() -> None:
+    """A student dropped for latency that noise alone explains, or kept at twice the limit."""
+    quick = Cost("onnx_int8_dynamic", 5.0, [1.0] * 300 + [9.0] * 20, 90.0)
+    slow = Cost("float", 20.0, [3.0] * 320, 90.0)
+    budget = Budget(p90_ms=2, size_mb=10)
+    assert over_budget(quick, budget) == [] and over_budget(slow, budget) == ["20.00 MB, allowed 10", "p90 3.000 ms, allowed 2"]
+    assert over_budget(Cost("float", 5.0, [1.9, 2.1] * 3, None), budget) == [], "six answers tell nothing"
+    assert excess(slow, budget) == pytest.approx(1.0) and excess(quick, budget) == 0
+    assert cheapest([quick, slow], budget, "fastest") == 1.0 and cheapest([quick, slow], budget, "smallest") == 5.0
+    assert cheapest([slow], budget, "smallest") == float("inf")
+
+
+def test_names_say_what_was_asked() -> None:
+    """Two candidates under one name."""
+    assert name_of(Student(family="transformer", layers=[0, 5], ffn=768)) == "transformer layers=0,5 ffn=768"
+    assert name_of(Student(family="conv", width=96, vocabulary=6000)) == "conv width=96 vocabulary=6000"
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ('[[search.students]]\nfamily = "auto"\n', 'search.students: a candidate needs its family, such as family = "transformer"'),
+        ('[[search.students]]\nfamily = "static"\nkernel = 3\n', 'student.kernel is no option of the family "static"'),
+        ('[search]\nfamilies = ["convs"]\n', 'there is no student called "convs"'),
+    ],
+)
+def test_candidates_are_checked_before_anything_runs(section: str, words: str, recipe_file, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """A candidate that stops a search after an hour."""
+    with pytest.raises(RecipeError) as error:
+        read_recipe(recipe_file(('family     = "transformer"\nlayers     = 2\n', ""), ("[compile]", section + "[compile]")))
+    assert words in str(error.value)
+
+
+def test_a_size_needs_its_family(recipe_file) -> None:  # type: ignore[no-untyped-def]
+    """A size that a search ignores."""
+    with pytest.raises(RecipeError) as error:
+        read_recipe(recipe_file(('family     = "transformer"\n', "")))
+    assert 'layers fix a size, so the family must be said too: write family = "transformer" under [student]' in str(error.value)
