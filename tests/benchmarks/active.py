@@ -17,9 +17,10 @@ import numpy as np
 
 from edgedistill.pipeline import _precision, _source
 from edgedistill.quick_student import Words, committee
-from edgedistill.recipe import read_recipe
+from edgedistill.recipe import Student, alone, read_recipe
 from edgedistill.sources import home
 from edgedistill.stages import ask, distill, prepare, teach, transfer
+from edgedistill.stages import start as start_stage
 from edgedistill.store import Store
 from edgedistill.tables import read_rows
 from edgedistill.teachers import transformers as local
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--growth", type=float, default=12)
-    parser.add_argument("--steps", type=int, default=300, help="of the one-layer transformer; 0 leaves it out")
+    parser.add_argument("--steps", type=int, default=300, help="of the convolution student; 0 leaves it out")
     asked = parser.parse_args()
 
     recipe, store, cache = read_recipe(RECIPE), Store(home() / "store"), home()
@@ -40,7 +41,10 @@ def main() -> None:
     prepared = store.build(prepare.PREPARE, prepare.Params(recipe.data, recipe.seed, recipe.task), **data)
     model, precision = _source(recipe, "teacher.model", cache), _precision()
     teacher = store.build(
-        teach.FINE_TUNE, teach.FineTuneParams(recipe.teacher, "classify", 128, precision, recipe.seed), prepared=prepared, model=model
+        teach.FINE_TUNE,
+        teach.FineTuneParams(alone(recipe.teacher), "classify", 128, precision, recipe.seed),
+        prepared=prepared,
+        model=model,
     )
     classes = json.loads((prepared.path / "classes.json").read_text())
     test = read_rows(prepared.path / "test.parquet")
@@ -48,7 +52,7 @@ def main() -> None:
 
     rows: list[dict[str, Any]] = []
     for seed in range(asked.seeds):
-        options = recipe.transfer.model_copy(update={"growth": asked.growth})
+        options = recipe.transfer.model_copy(update={"growth": asked.growth, "held_out": 0.05})
         pool = store.build(
             transfer.TRANSFER,
             transfer.Params(options, recipe.data.near_duplicate, seed, recipe.data.slices),
@@ -57,7 +61,7 @@ def main() -> None:
         )
         for choose in ("active", "random"):
             params = ask.Params(
-                recipe.teacher.model_copy(update={"calls": asked.calls}), options.model_copy(update={"choose": choose}), recipe.data.slices,
+                alone(recipe.teacher, asked.calls), options.model_copy(update={"choose": choose}), recipe.data.slices,
                 "classify", 128, precision, seed,
             )  # fmt: skip
             got = store.build(ask.ASK, params, prepared=prepared, teacher=teacher, transfer=pool)
@@ -65,15 +69,18 @@ def main() -> None:
                 {"student": "linear", "choose": choose, "seed": seed, **judge(linear(got.path, test.texts, seed), theirs, test.labels)}
             )
             if asked.steps:
-                learner = recipe.student.model_copy(update={"layers": 1, "ffn": None})
-                how = recipe.distill.model_copy(update={"steps": asked.steps, "real_rows": 1, "control": False})
+                learner = Student(family="conv", max_tokens=128)
+                how = recipe.distill.model_copy(update={"steps": asked.steps, "real_rows": 1, "learning_rate": None, "control": False})
+                start = store.build(
+                    start_stage.START, start_stage.Params(learner, "classify", seed), prepared=prepared, transfer=got, source=teacher
+                )
                 student = store.build(
                     distill.DISTILL, distill.Params("distilled", learner, how, "classify", precision, seed),
-                    prepared=prepared, transfer=got, labels=got, source=teacher,
+                    prepared=prepared, transfer=got, labels=got, start=start,
                 )  # fmt: skip
-                logits = local.logits(student.path / "model", test.texts, classes, "text-classification", recipe.teacher, 128, precision)
-                rows.append({"student": "one layer", "choose": choose, "seed": seed, **judge(logits, theirs, test.labels)})
-            print(json.dumps(rows[-1]), flush=True)
+                logits = local.logits(student.path / "model", test.texts, classes, "text-classification", recipe.teacher, 128, "float32")
+                rows.append({"student": "conv", "choose": choose, "seed": seed, **judge(logits, theirs, test.labels)})
+            print(json.dumps([row for row in rows if row["seed"] == seed and row["choose"] == choose]), flush=True)
     print(f"{asked.calls} calls, pool {asked.growth:g} × the training rows, {len(test)} test rows")
     print("| student | choice | agreement with the teacher, by seed | mean | accuracy, by seed | mean |\n|---|---|---|---|---|---|")
     for student in dict.fromkeys(row["student"] for row in rows):
