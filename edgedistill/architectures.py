@@ -250,11 +250,13 @@ class SentenceEncoder:
     def from_pretrained(folder: Any, *, config: Any = None, **options: Any) -> Any:
         if config is None:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        return sentence_encoder(type(config)).from_pretrained(folder, config=config, **options)
+        kind: type = type(config)
+        return sentence_encoder(kind).from_pretrained(folder, config=config, **options)
 
     @staticmethod
     def from_config(config: Any) -> Any:
-        return sentence_encoder(type(config))(config)
+        kind: type = type(config)
+        return sentence_encoder(kind)(config)
 
 
 @cache

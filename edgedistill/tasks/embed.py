@@ -119,7 +119,7 @@ def spearman(vectors: Sequence[Any], right: Sequence[Any]) -> float:
     found = []
     for row in range(len(ours)):
         ranks = [_ranks(np.delete(points @ points[row], row)) for points in (ours, theirs)]
-        found.append(np.corrcoef(*ranks)[0, 1])
+        found.append(np.corrcoef(np.stack(ranks))[0, 1])
     return float(np.mean(found))
 
 
