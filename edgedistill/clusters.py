@@ -2,7 +2,7 @@
 
 Vectors are taken relative to the traffic's mean and brought to length one before anything is compared: those of a language model share one
 large direction that says nothing about the text (arXiv:1702.01417). A cluster is named by its most telling words: those that are frequent in
-it and rare elsewhere, weighed by class-based TF-IDF (BERTopic, arXiv:2203.05794, eq. 2).
+it and rare elsewhere, weighed by class-based TF-IDF (BERTopic, arXiv:2203.05794) in its form that holds frequent words down.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ Array = npt.NDArray[Any]
 
 ROWS_A_CLUSTER = 60  # so that a share or a coverage of a cluster has an interval worth reading
 MOST_CLUSTERS = 24  # so that the table is read to its end
+FEWEST = 20  # rows; a smaller cluster is no kind of its own
 NAME_WORDS = 4
 
 
@@ -40,7 +41,9 @@ def cluster(vectors: Array, seed: int, most: int = MOST_CLUSTERS) -> tuple[Array
     distinct = len(np.unique(np.round(vectors, 5), axis=0))
     count = max(1, min(most, max(2, len(vectors) // ROWS_A_CLUSTER), distinct))
     found = KMeans(count, n_init=3, random_state=seed).fit(vectors)
-    return np.asarray(found.labels_), np.asarray(found.cluster_centers_)
+    large = np.bincount(found.labels_, minlength=count) >= min(FEWEST, len(vectors) / count)
+    centres = found.cluster_centers_[large]  # k-means spends centres on texts that are like no other: they go to the nearest kind
+    return assign(vectors, centres), np.asarray(centres)
 
 
 def assign(vectors: Array, centres: Array) -> Array:
@@ -50,17 +53,17 @@ def assign(vectors: Array, centres: Array) -> Array:
 
 
 def names(texts: Sequence[str], clusters: Sequence[int] | Array, count: int) -> list[list[str]]:
-    """The NAME_WORDS most telling words of each of `count` clusters: tf(word, cluster) · log(1 + A / f(word)).
+    """The NAME_WORDS most telling words of each of `count` clusters: √tf(word, cluster) · log(1 + (A − f + ½) / (f + ½)), nought at least.
 
-    A: words a cluster on average; f(word): how often the word stands in all of them. Ties go by the alphabet.
+    A: words a cluster on average; f: how often the word stands in all of them. Ties go by the alphabet.
     """
     inside = [Counter[str]() for _ in range(count)]
     for text, number in zip(texts, clusters, strict=True):
         inside[int(number)].update(word.strip(".,;:!?\"'`()[]").casefold() for word in words(text))
     everywhere: Counter[str] = sum(inside, Counter())
     average = everywhere.total() / max(1, count)
-    weigh = {word: math.log(1 + average / times) for word, times in everywhere.items()}
+    weigh = {word: math.log(max(1.0, 1 + (average - times + 0.5) / (times + 0.5))) for word, times in everywhere.items()}
     return [
-        [word for word, _ in sorted(found.items(), key=lambda item: (-item[1] * weigh[item[0]], item[0])) if word][:NAME_WORDS]
+        [word for word, _ in sorted(found.items(), key=lambda item: (-math.sqrt(item[1]) * weigh[item[0]], item[0])) if word][:NAME_WORDS]
         for found in inside
     ]

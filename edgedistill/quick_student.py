@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -44,10 +44,15 @@ class Words:
             return cls(by_char.fit_transform(texts))
 
 
-def committee(words: Words, labelled: Sequence[int] | Array, probabilities: Array, ask: Sequence[int] | Array, seed: int) -> Array:
-    """What each member answers, float [MEMBERS, len(ask), classes].
+Kind = Literal["one of", "any of", "numbers"]  # what a soft label is: one distribution, a probability a class, or numbers
 
-    labelled: the places of the texts whose soft labels `probabilities` [len(labelled), classes] are known. ask: places to answer.
+
+def committee(
+    words: Words, labelled: Sequence[int] | Array, soft: Array, ask: Sequence[int] | Array, seed: int, kind: Kind = "one of"
+) -> Array:
+    """What each member answers, float [MEMBERS, len(ask), outputs].
+
+    labelled: the places of the texts whose soft labels `soft` [len(labelled), outputs] are known. ask: places to answer.
     """
     from sklearn.linear_model import Ridge
 
@@ -57,16 +62,25 @@ def committee(words: Words, labelled: Sequence[int] | Array, probabilities: Arra
     for _ in range(MEMBERS):
         sample = draw.integers(0, len(places), len(places))
         member = Ridge(alpha=RIDGE, solver="sparse_cg", fit_intercept=True, tol=1e-3)
-        member.fit(words.rows[places[sample]], probabilities[sample])
-        raw = member.predict(words.rows[np.asarray(ask)]).reshape(len(ask), -1) / TEMPERATURE
-        raised = np.exp(raw - raw.max(axis=1, keepdims=True))
-        answers.append(raised / raised.sum(axis=1, keepdims=True))
+        member.fit(words.rows[places[sample]], soft[sample])
+        answers.append(member.predict(words.rows[np.asarray(ask)]).reshape(len(ask), -1))
+        if kind == "one of":
+            raised = np.exp((answers[-1] - answers[-1].max(axis=1, keepdims=True)) / TEMPERATURE)
+            answers[-1] = raised / raised.sum(axis=1, keepdims=True)
     return np.stack(answers)
 
 
-def doubt(answers: Array) -> Array:
-    """One minus the margin between the two best answers of the committee's mean, 0 … 1 [texts]. answers: [members, texts, classes], distributions."""
+def doubt(answers: Array, kind: Kind = "one of") -> Array:
+    """How open the answer is, [texts]. answers: [members, texts, outputs].
+
+    "one of": one minus the margin between the two best answers of the committee's mean. "any of": how near the least settled class is to one half,
+    0 … 1. "numbers", which have no second answer: how far the members are apart.
+    """
     mean = answers.mean(axis=0)
+    if kind == "numbers":
+        return np.asarray(answers.std(axis=0).sum(axis=1))
+    if kind == "any of":
+        return np.asarray(1 - np.abs(2 * np.clip(mean, 0, 1) - 1).min(axis=1))
     if mean.shape[1] < 2:
         return np.zeros(len(mean))
     best = np.sort(mean, axis=1)

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from edgedistill import plugins
 from edgedistill.errors import StageError
 from edgedistill.progress import tick
-from edgedistill.quick_student import Words, committee, doubt
+from edgedistill.quick_student import Kind, Words, committee, doubt
 from edgedistill.recipe import SliceByColumn, Teacher, Transfer
 from edgedistill.slices import baseline, member_of
 from edgedistill.stages.transfer import read_families
@@ -119,7 +119,7 @@ def spend(
     rounds: list[dict[str, Any]] = []
     first = min(budget, max(32, int(FIRST * budget)))
     chosen = order[:first]
-    soft = _probabilities(label(chosen))
+    kind, soft = soft_labels(params.task, label(chosen))
     rounds.append({"calls": first, "doubt": None})
     if params.transfer.choose == "random" and first < budget:  # differs in the choice alone, so that it is a fair control
         more = [int(place) for place in draw.permutation(np.setdiff1d(np.arange(len(texts)), chosen))[: budget - first]]
@@ -135,11 +135,11 @@ def spend(
         if count <= 0:  # a budget smaller than the rounds
             continue
         left = np.sort(draw.permutation(left)[:CANDIDATES])
-        scores = doubt(committee(words, chosen, soft, left, params.seed + number))
+        scores = doubt(committee(words, chosen, soft, left, params.seed + number, kind), kind)
         forced = _short_of_quota(params.transfer.quotas, marks, chosen, left, scores, count, budget) if marks else []
         free = ~np.isin(left, forced)
         picked = [*forced, *pick(left[free], scores[free], [families[place] for place in left[free]], count - len(forced))]
-        soft = np.concatenate([soft, _probabilities(label(picked))])
+        soft = np.concatenate([soft, soft_labels(params.task, label(picked))[1]])
         chosen += picked
         rounds.append(
             {"calls": len(picked), "doubt": float(scores[np.searchsorted(left, picked)].mean()), "doubt_of_pool": float(scores.mean())}
@@ -229,9 +229,13 @@ def _teacher(params: Params, prepared: Path, teacher: Path) -> Callable[[Sequenc
     )
 
 
-def _probabilities(logits: Array) -> Array:
-    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True))
+def soft_labels(task: str, logits: Array) -> tuple[Kind, Array]:
+    """What the quick students learn from the teacher's logits [texts, outputs]."""
+    found = plugins.find("tasks", task)
+    if not hasattr(found, "probabilities"):
+        return "numbers", logits
+    shares = found.probabilities(logits)
+    return "one of" if np.allclose(shares.sum(axis=1), 1, atol=1e-3) else "any of", shares
 
 
 def _first(rows: Rows, count: int) -> Rows:

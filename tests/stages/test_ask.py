@@ -96,6 +96,16 @@ def test_doubt_is_small_where_one_answer_is_far_ahead() -> None:
     assert doubt(np.array([[[0.5, 0.3, 0.2]]])) == pytest.approx(0.8) and doubt(np.ones((2, 3, 1))).tolist() == [0, 0, 0]
 
 
+def test_doubt_of_several_classes_and_of_numbers() -> None:
+    """A multi-label or scored text whose doubt is that of one class among others: nought, or nonsense."""
+    assert doubt(np.array([[[0.9, 0.5]], [[1.1, 0.5]]]), "any of") == pytest.approx(1.0)
+    assert doubt(np.array([[[0.0, 0.8]]]), "any of") == pytest.approx(0.4)
+    assert doubt(np.array([[[1.0], [3.0]], [[3.0], [3.0]]]), "numbers").tolist() == [1.0, 0.0]
+    assert ask.soft_labels("classify", np.array([[1.0, 1.0]]))[0] == "one of"
+    assert ask.soft_labels("multi_label", np.array([[0.0, 5.0]]))[0] == "any of"
+    assert ask.soft_labels("score", np.array([[4.5]])) == ("numbers", np.array([[4.5]]))
+
+
 def test_committee_learns() -> None:
     """A quick student that knows no better than chance after hundreds of labels."""
     rows = tickets(400)

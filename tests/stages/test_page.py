@@ -283,6 +283,10 @@ def test_what_the_transfer_set_lacks_and_what_will_go_wrong_is_said() -> None:
     assert "It differs from the teacher on 8.0 % of them [7.0, 9.0]" in page.text
     assert "95 100 rows cannot promise it 0.810 90.0" in page.text and "90 0.620 97.0 0.500 100.0" in page.text
     assert "kinds" in page.figures
+    told = some_details()["foretold"] | {"thresholds": []}
+    assert "Below which confidence" not in page_of(a_report(), some_details() | {"foretold": told}).text, (
+        "a task without confidence has no such"
+    )
     nothing = page_of(a_report(), some_details() | {"foretold": {"rows": 0, "binary": "b"}, "coverage": {}})
     assert "Nothing was held out" in nothing.text and "kinds" not in nothing.figures
 
