@@ -111,7 +111,8 @@ def notes(vectors: Sequence[Any], right: Sequence[Any], settings: dict[str, Any]
 def spearman(vectors: Sequence[Any], right: Sequence[Any]) -> float:
     """Each text's similarities to all others, ranked, against the teacher's: Spearman's rank correlation, mean over texts.
 
-    vectors, right: [texts, width] of unit length, each of its own width. NaN for fewer than three texts.
+    vectors, right: [texts, width] of unit length, each of its own width. A text to which
+    all others are equally near has no order and is left out. NaN for fewer than three texts.
     """
     ours, theirs = np.asarray(vectors, dtype=np.float32), np.asarray(right, dtype=np.float32)
     if len(ours) < 3:
@@ -119,8 +120,9 @@ def spearman(vectors: Sequence[Any], right: Sequence[Any]) -> float:
     found = []
     for row in range(len(ours)):
         ranks = [_ranks(np.delete(points @ points[row], row)) for points in (ours, theirs)]
-        found.append(np.corrcoef(np.stack(ranks))[0, 1])
-    return float(np.mean(found))
+        if all(np.ptp(one) > 0 for one in ranks):
+            found.append(np.corrcoef(np.stack(ranks))[0, 1])
+    return float(np.mean(found)) if found else float("nan")
 
 
 def _ranks(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
