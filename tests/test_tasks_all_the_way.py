@@ -105,7 +105,7 @@ def test_without_labels_the_teacher_is_right(tmp_path: Path, tiny_teacher: Path,
 
 @pytest.mark.parametrize("student", ['family = "conv"\nwidth = 32\nchannels = 64', 'family = "transformer"\nlayers = 1'])
 def test_embed(tmp_path: Path, tiny_teacher: Path, student: str) -> None:
-    """A narrower student whose vectors are not what the teacher's nearest texts say, or that are lost between stages."""
+    """Vectors lost between stages, or a cut of the teacher that has lost its neighbours. That a student learns is not shown here."""
     rows: list[dict[str, object]] = [{"body": text} for text, _ in tickets(200)]
     changes = (
         ('task = "classify"', 'task = "embed"'),
@@ -118,9 +118,10 @@ def test_embed(tmp_path: Path, tiny_teacher: Path, student: str) -> None:
     assert report.metric == "recall@10" and report.against == "teacher"
     assert report.gains(report.teacher)[0].sum() == report.gains(report.teacher)[1].sum() == 10 * len(report.keys)
     found, possible = report.gains(report.students[0])
-    # Sixty steps from a tiny teacher: a fresh convolution is not far above chance (0.34 and 0.26 were seen), a cut transformer is.
-    share = found.sum() / possible.sum()
-    assert share > (1.1 if "conv" in student else 2) * 10 / (len(report.keys) - 1), f"{share:.3f} is no better than chance"
+    if "transformer" in student:
+        # What is cut from the teacher must still have its neighbours. Of a fresh convolution nothing is asked: on this tiny teacher an untrained one
+        # was seen at 0.33 to 0.40, no worse than one trained for sixty steps, so no bound here would show that it learned.
+        assert found.sum() / possible.sum() > 2 * 10 / len(report.keys), "no better than chance"
     assert report.students[0].notes[-1].startswith("Spearman of similarities with the teacher's: 0.")
     vectors = np.array([vector.logits for vector in read_golden(bundle / "golden.jsonl")])
     assert vectors.shape[1] == 16 and all(vector.answer is None for vector in read_golden(bundle / "golden.jsonl"))
