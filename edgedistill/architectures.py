@@ -15,12 +15,14 @@ embeddings with n-grams, arXiv:1607.01759 (fastText).
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
+    MODEL_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
@@ -231,6 +233,89 @@ class ConvForTokenClassification(_Small):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Any:
         found = self.encoder(input_ids, attention_mask, **options)
         return TokenClassifierOutput(logits=self.classifier(found.last_hidden_state), hidden_states=found.hidden_states)
+
+
+class SentenceEncoder:
+    """For transformers' own encoders and for ours: a model whose `logits` are the text's vector of length 1, float [rows, config.num_labels].
+
+    The tokens' vectors are pooled as `config.pooling` says ("mean", "cls" or "max"; sentence-transformers, arXiv:1908.10084, §3), ours as they
+    always are, then a linear map gives as many numbers as are wanted. Where that is as many as there were it begins as the identity, so that a
+    ready-made encoder stays what it is. There is a class for each architecture, under the names that its other heads have, so that their
+    checkpoints load.
+    """
+
+    embeds = True  # what the losses take for the embedding is what it gives
+
+    @staticmethod
+    def from_pretrained(folder: Any, *, config: Any = None, **options: Any) -> Any:
+        if config is None:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        kind: type = type(config)
+        return sentence_encoder(kind).from_pretrained(folder, config=config, **options)
+
+    @staticmethod
+    def from_config(config: Any) -> Any:
+        kind: type = type(config)
+        return sentence_encoder(kind)(config)
+
+
+@cache
+def sentence_encoder(config_class: type) -> Any:
+    """The class for one architecture."""
+    base = MODEL_MAPPING[config_class]
+    base = base[0] if isinstance(base, tuple) else base
+    parent: Any = next(one for one in base.__mro__[1:] if issubclass(one, PreTrainedModel))
+    prefix: str = base.base_model_prefix
+
+    class Encoder(parent):  # type: ignore[misc]
+        embeds = True
+
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.num_labels = config.num_labels
+            encoder = base(config)
+            if hasattr(encoder, "pooler"):
+                encoder.pooler = None  # made for another training task, and read by nothing here
+            setattr(self, prefix, encoder)
+            if config.model_type in OWN:
+                self.dense: nn.Module = _head(2 * config.hidden_size, config)
+            else:
+                self.dense = nn.Linear(config.hidden_size, config.num_labels)
+            self.post_init()
+
+        def _init_weights(self, module: nn.Module) -> None:
+            if module is getattr(self, "dense", None) and isinstance(module, nn.Linear):
+                (nn.init.eye_ if module.in_features == module.out_features else nn.init.orthogonal_)(module.weight)
+                nn.init.zeros_(module.bias)
+            else:
+                super()._init_weights(module)
+
+        def get_input_embeddings(self) -> Any:
+            return getattr(self, prefix).get_input_embeddings()
+
+        def set_input_embeddings(self, table: Any) -> None:
+            getattr(self, prefix).set_input_embeddings(table)
+
+        def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Any:
+            found = getattr(self, prefix)(input_ids=input_ids, attention_mask=attention_mask, **options)
+            if self.config.model_type in OWN:
+                pooled = found.pooler_output
+            else:
+                hidden = found.last_hidden_state
+                pooled = _sentence(hidden, _kept(input_ids, attention_mask, hidden.dtype), getattr(self.config, "pooling", "mean"))
+            return SequenceClassifierOutput(logits=functional.normalize(self.dense(pooled), dim=-1), hidden_states=found.hidden_states)
+
+    Encoder.__name__ = Encoder.__qualname__ = "SentenceEncoder"
+    return Encoder
+
+
+def _sentence(hidden: Tensor, kept: Tensor, pooling: str) -> Tensor:
+    """One vector a text, [rows, width], of one a token."""
+    if pooling == "cls":
+        return hidden[:, 0]
+    if pooling == "max":
+        return (hidden - (1 - kept) * 1e4).amax(dim=1)
+    return (hidden * kept).sum(dim=1) / kept.sum(dim=1).clamp(min=1)
 
 
 OWN = frozenset({ConvConfig.model_type, StaticConfig.model_type})

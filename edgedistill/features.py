@@ -66,7 +66,8 @@ class Observer:
             self._layers = _attention_layers(model)
             for module in (part for layer in self._layers for part in layer):
                 self._hooks.append(module.register_forward_hook(self._catch_output))
-        if EMBEDDING in needs:
+        self._embeds = bool(getattr(model, "embeds", False))  # what it gives is the embedding itself
+        if EMBEDDING in needs and not self._embeds:
             self._head = _head(model)
             if self._head is not None:
                 self._hooks.append(self._head.register_forward_pre_hook(self._catch_input))
@@ -74,7 +75,11 @@ class Observer:
     def __call__(self, input_ids: Any, attention_mask: Any) -> Seen:
         """One forward pass. Raises RecipeError when the model cannot show what is asked for."""
         self._caught.clear()
-        more = {"output_hidden_states": True} if HIDDEN in self.needs or (EMBEDDING in self.needs and self._head is None) else {}
+        more = (
+            {"output_hidden_states": True}
+            if HIDDEN in self.needs or (EMBEDDING in self.needs and self._head is None and not self._embeds)
+            else {}
+        )
         try:
             outputs = self.model(input_ids=input_ids, attention_mask=attention_mask, **more)
         except TypeError as problem:
@@ -89,7 +94,7 @@ class Observer:
         attention = tuple((self._caught[q], self._caught[k], self._caught[v]) for q, k, v in self._layers)
         embedding = None
         if EMBEDDING in self.needs:
-            embedding = self._caught[self._head] if self._head is not None else hidden[-1] if hidden else outputs[0]
+            embedding = self._caught[self._head] if self._head is not None else hidden[-1] if hidden and not self._embeds else outputs[0]
             if embedding.ndim == 3:  # a vector a token: their mean is the text's
                 embedding = mean_over_tokens(embedding, attention_mask)
         self._caught.clear()

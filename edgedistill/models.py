@@ -20,6 +20,8 @@ from edgedistill.training import quiet
 # Where bitsandbytes is installed, loading any model imports it, and it then warns that it may not fetch kernels from a hub. It should not.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
+SENTENCES = "sentence-similarity"  # the hub's name of the task whose answer is a vector
+
 
 def check_folder(folder: Path) -> dict[str, Any]:
     """The config of a model folder. Raises SourceError when the folder is no model, asks for remote code, or holds only pickles."""
@@ -60,6 +62,8 @@ def load_model(folder: Path, task: str, classes: list[str], **options: Any) -> A
     check_folder(folder)
     with quiet():
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        if task == SENTENCES and not hasattr(config, "pooling"):
+            config.pooling = pooling(folder)
         config.num_labels = len(classes)
         config.id2label, config.label2id = dict(enumerate(classes)), {name: place for place, name in enumerate(classes)}
         return (
@@ -81,9 +85,34 @@ def model_class(hub_task: str) -> Any:
     """The transformers class that serves a task, by optimum's TasksManager."""
     from optimum.exporters.tasks import TasksManager
 
-    import edgedistill.architectures  # noqa: F401  # our own are registered with the Auto classes
+    from edgedistill import architectures  # our own are registered with the Auto classes
 
+    if hub_task == SENTENCES:
+        return architectures.SentenceEncoder
     return TasksManager.get_model_class_for_task(hub_task)
+
+
+def pooling(folder: Path) -> str:
+    """How a sentence encoder makes one vector of its tokens': what sentence-transformers wrote beside it, else "mean".
+
+    Raises SourceError for what we do not compute: a weighted pooling, or layers behind it.
+    """
+    modules = folder / "modules.json"
+    kinds = [str(one["type"]).rsplit(".", 1)[-1] for one in json.loads(modules.read_text(encoding="utf-8"))] if modules.is_file() else []
+    other = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
+    file = folder / "1_Pooling" / "config.json"
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"pooling_mode_mean_tokens": True}
+    asked = [name for name, on in found.items() if name.startswith("pooling_mode_") and on is True]
+    modes = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max"}
+    if isinstance(found.get("pooling_mode"), str):  # as newer releases write it
+        asked, modes = [found["pooling_mode"]], {name: name for name in ("mean", "cls", "max")}
+    if other or len(asked) != 1 or asked[0] not in modes:
+        raise SourceError(
+            f"the sentence encoder ends in {', '.join(other or asked) or 'no pooling'}, which edgedistill does not compute.",
+            where=str(modules if other else file),
+            write="Take an encoder that pools by mean, cls or max, with nothing behind that but Normalize.",
+        )
+    return modes[asked[0]]
 
 
 def load_tokenizer(folder: Path, max_tokens: int | None = None) -> Any:

@@ -77,7 +77,10 @@ def narrow(model: Any, stack: str, width: int, heads: int, tokenizer: Any, texts
     norms = [name for name, module in modules.items() if isinstance(module, nn.LayerNorm) and tuple(module.normalized_shape) == (wide,)]
     linears = {name: module for name, module in modules.items() if isinstance(module, nn.Linear)}
     outside = [name for name in linears if not name.startswith(f"{stack}.")]
-    dense = next((name for name in outside if linears[name].in_features == linears[name].out_features == wide), None)
+    # What gives a text its vector reads the stream as a classifier does, and gives as many numbers as before.
+    vector = "dense" if getattr(model, "embeds", False) else None
+    square = (name for name in outside if linears[name].in_features == linears[name].out_features == wide and name != vector)
+    dense = next(square, None)
     heads_reading = [name for name in outside if linears[name].in_features == wide and name != dense]
     final = heads_reading[-1] if dense and heads_reading else None  # reads the dense layer in front of it, not the stream
 
@@ -99,7 +102,7 @@ def narrow(model: Any, stack: str, width: int, heads: int, tokenizer: Any, texts
             continue
         output = module in inner and any(module is four[3] for four in attention)
         reads = module.in_features == wide and not output
-        writes = output or (module.out_features == wide and module not in inner)
+        writes = output or (module.out_features == wide and module not in inner and name != vector)
         if reads:
             if bias is not None:
                 state[f"{name}.bias"] = bias = bias + _input_part(state, name, seen, rest)

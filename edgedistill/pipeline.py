@@ -231,6 +231,14 @@ def _labels(
             where="teacher",
             write="Leave out calls, [[teacher.also]] and distill.rounds.",
         )
+    if hasattr(plugins.find("tasks", recipe.task), "together") and (
+        first.calls is not None or len(teachers) > 1 or recipe.distill.rounds > 1
+    ):
+        raise RecipeError(
+            f'a budget of calls, several teachers and further rounds are not there for task "{recipe.task}", whose answers are vectors.',
+            where="teacher",
+            write="Leave out calls, [[teacher.also]] and distill.rounds.",
+        )
     if first.calls is not None:
         asking = ask.Params(
             alone(first, calls=first.calls),

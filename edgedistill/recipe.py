@@ -34,6 +34,13 @@ class Data(Section):
         "|", min_length=1, description="task multi_label: what stands between the classes of a row (or a JSON list)"
     )
     threshold: float = Field(0.5, gt=0, lt=1, description="task multi_label: a class is given from this probability on")
+    dimensions: int | None = Field(
+        None,
+        ge=2,
+        le=4096,
+        description="task embed: numbers in the student's vector; else as many as in the teacher's",
+        exclude_if=lambda dimensions: dimensions is None,  # rows prepared before there was this option keep their key
+    )
     classes: dict[str, str | list[str]] = Field(
         default_factory=dict,
         description='task classify: classes made from a column: name = value, [values] or a comparison such as "<= -0.5"; other rows are left out',
@@ -282,8 +289,24 @@ class Recipe(Section):
         kind = plugins.find("tasks", tables["task"]).soft(tables.get("data"))
         return {**tables, "distill": {**distill, "losses": [{"kind": kind}]}}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _nobody_labels(cls, tables: Any) -> Any:
+        """Where only the teacher knows what is right, no label column is looked for."""
+        known = isinstance(tables, dict) and isinstance(tables.get("data"), dict) and tables.get("task") in plugins.names("tasks")
+        if known and getattr(plugins.find("tasks", tables["task"]), "UNLABELLED", False):
+            return {**tables, "data": {"labelled": False, **tables["data"]}}
+        return tables
+
     @model_validator(mode="after")
     def _options_fit_the_task(self) -> Recipe:
+        if self.data.dimensions is not None and self.task != "embed":
+            raise ValueError(f'data.dimensions is the width of a vector, which is for task = "embed", not "{self.task}"; leave it out')
+        if getattr(plugins.find("tasks", self.task), "UNLABELLED", False):
+            if self.data.labelled:
+                raise ValueError(f'data.labelled = true, but for task "{self.task}" only the teacher knows what is right; leave it out')
+            if self.teacher.fine_tune == "always":
+                raise ValueError(f'teacher.fine_tune = "always" needs labels, and task "{self.task}" has none; leave it out')
         if self.data.templates and self.data.labelled:
             raise ValueError("data.templates gives texts without labels; write labelled = false under [data]")
         if self.data.classes and self.task != "classify":

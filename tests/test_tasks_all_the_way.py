@@ -101,3 +101,27 @@ def test_without_labels_the_teacher_is_right(tmp_path: Path, tiny_teacher: Path,
     changes = ((str(tiny_teacher), str(headed)), ('label = "queue"', "labelled = false"))
     report, _ = compiled(tmp_path, tiny_teacher, rows, *changes)
     assert report.against == "teacher" and report.expected == report.teacher.predicted and report.classes == ["no", "yes"]
+
+
+@pytest.mark.parametrize("student", ['family = "conv"\nwidth = 32\nchannels = 64', 'family = "transformer"\nlayers = 1'])
+def test_embed(tmp_path: Path, tiny_teacher: Path, student: str) -> None:
+    """A narrower student whose vectors are not what the teacher's nearest texts say, or that are lost between stages."""
+    rows: list[dict[str, object]] = [{"body": text} for text, _ in tickets(200)]
+    changes = (
+        ('task = "classify"', 'task = "embed"'),
+        ('label = "queue"', "dimensions = 16"),
+        ('family     = "transformer"\nlayers     = 2', student),
+        # The tiny teacher's vectors all point nearly the same way; their cosines alone teach a fresh student little, their order more.
+        ("[compile]", '[[distill.losses]]\nkind = "sentence_vector"\n[[distill.losses]]\nkind = "in_batch_ranking"\n[compile]'),
+    )
+    report, bundle = compiled(tmp_path, tiny_teacher, rows, *changes)
+    assert report.metric == "recall@10" and report.against == "teacher"
+    assert report.gains(report.teacher)[0].sum() == report.gains(report.teacher)[1].sum() == 10 * len(report.keys)
+    found, possible = report.gains(report.students[0])
+    # Sixty steps from a tiny teacher: a fresh convolution is not far above chance (0.34 and 0.26 were seen), a cut transformer is.
+    share = found.sum() / possible.sum()
+    assert share > (1.1 if "conv" in student else 2) * 10 / (len(report.keys) - 1), f"{share:.3f} is no better than chance"
+    assert report.students[0].notes[-1].startswith("Spearman of similarities with the teacher's: 0.")
+    vectors = np.array([vector.logits for vector in read_golden(bundle / "golden.jsonl")])
+    assert vectors.shape[1] == 16 and all(vector.answer is None for vector in read_golden(bundle / "golden.jsonl"))
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)

@@ -126,13 +126,11 @@ def _write_tokenizer(model_dir: Path, path: Path, texts: Sequence[str], max_toke
 
 def _load(model_dir: Path, task: str) -> Any:
     import torch
-    from optimum.exporters.tasks import TasksManager
-    from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(model_dir, trust_remote_code=False, local_files_only=True)
-    loader = TasksManager.get_model_class_for_task(task, model_type=config.model_type)
+    from edgedistill.models import model_class
+
     # Eager attention: the exporter writes it as plain MatMul and Softmax, the pattern that the fusion knows.
-    model = loader.from_pretrained(
+    model = model_class(task).from_pretrained(
         model_dir, trust_remote_code=False, local_files_only=True, use_safetensors=True, attn_implementation="eager", dtype=torch.float32
     )
     return model.eval()

@@ -26,6 +26,7 @@ from edgedistill.stages.prepare import read_settings
 from edgedistill.store import Stage
 from edgedistill.tables import read_rows
 from edgedistill.target import Target
+from edgedistill.tasks import together
 
 CHUNK = 16  # test rows that each variant answers before the next has its turn
 WARM_UP = 20  # answers that are not kept
@@ -94,12 +95,12 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
     finally:
         for runner in runners.values():
             runner.close()
-    said = {name: [answer["target"] for answer in one.answers] for name, one in seen.items()}
+    raw = {name: [answer["target"] for answer in one.answers] for name, one in seen.items()}
+    said = {name: together(task, targets, settings) for name, targets in raw.items()}
+    teacher = next(entry.id for entry in params.entries if entry.role == "teacher")
     labelled = any(target is not None for target in rows.targets)
     # Rows that nobody labelled are held against the teacher's own answers.
-    expected = (
-        [rows.target(row) for row in range(len(rows))] if labelled else said[next(e.id for e in params.entries if e.role == "teacher")]
-    )
+    expected = [rows.target(row) for row in range(len(rows))] if labelled else said[teacher]
     measured = link.HOW == "measured"
     variants = []
     for entry in params.entries:
@@ -128,7 +129,7 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
                 load_ms=[round(hello["load_ms"], 3) for hello in colds[entry.id]] if keep else [],
                 peak_bytes=seen[entry.id].peak if keep else None,
                 baseline_bytes=colds[entry.id][-1]["baseline_bytes"] if keep else None,
-                notes=_notes(model),
+                notes=_notes(model) + (task.notes(raw[entry.id], raw[teacher], settings) if hasattr(task, "notes") else []),
             )
         )
     slices: dict[str, list[int]] = {}

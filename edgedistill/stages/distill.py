@@ -29,6 +29,7 @@ from edgedistill.stages.prepare import read_settings
 from edgedistill.stages.teach import read_embeddings, teacher_logits
 from edgedistill.store import Stage, plain
 from edgedistill.tables import Rows, make_rows, read_rows
+from edgedistill.tasks import together
 from edgedistill.training import Column, Schedule, batch_of, pad, stacked, train
 
 Run = Literal["distilled", "labels", "train_rows"]
@@ -161,7 +162,8 @@ def _answer_held_out(
     """
     import torch
 
-    judged: list[tuple[float, float]] = []
+    said: list[Any] = []
+    right: list[Any] = []
     with torch.inference_mode():
         for begin in range(0, len(rows), 64):
             encodings = tokenizer.encode_batch(rows.texts[begin : begin + 64])
@@ -173,7 +175,11 @@ def _answer_held_out(
                 text = rows.texts[row]
                 wanted = task.answer(teacher[row], settings, text)["target"]
                 answer = task.answer(logits, settings, text, encoding.offsets)
-                judged.append(task.judge(answer["target"], wanted, settings))
+                said.append(answer["target"])
+                right.append(wanted)
+    judged = [
+        task.judge(one, other, settings) for one, other in zip(together(task, said, settings), together(task, right, settings), strict=True)
+    ]
     file.write_text(json.dumps({"gained": [gained for gained, _ in judged], "possible": [possible for _, possible in judged]}))
 
 

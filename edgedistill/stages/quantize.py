@@ -24,6 +24,7 @@ from edgedistill.stages.prepare import read_settings
 from edgedistill.stages.teach import teacher_logits
 from edgedistill.store import Stage
 from edgedistill.tables import Rows, read_rows
+from edgedistill.tasks import together
 from edgedistill.training import pad
 
 CALIBRATION_ROWS, JUDGED_ROWS, BATCH = 256, 1024, 32
@@ -120,7 +121,8 @@ def compare(task: ModuleType, settings: dict[str, Any], texts: Sequence[str], re
     """reference, quantized, teacher: logits of each text as the task has them, [outputs] or [words, outputs]."""
 
     def answers(logits: Any) -> list[Any]:
-        return [task.answer(row, settings, text)["target"] for row, text in zip(logits, texts, strict=True)]
+        said = [task.answer(row, settings, text)["target"] for row, text in zip(logits, texts, strict=True)]
+        return together(task, said, settings)
 
     right, before, after = answers(teacher), answers(reference), answers(quantized)
     gained = [

@@ -29,4 +29,20 @@ A task that answers word by word (tag) also has `positions(text, offsets) -> arr
 answers for it, up to where tokens end. Graphs then give logits [tokens, outputs]; outside of runtimes and training, "the logits of a
 text" are those of its words, [words, outputs], whatever tokenizer they come from. That is what makes teacher and student comparable.
 offsets: (start, end) in characters of each token; None for logits that are already one a word.
+
+A task whose answer means something only beside those of other texts (embed) also has `together(targets, settings) -> targets`: of each text's own
+target in a set of texts (its vector) the one that is judged and reported (which texts are nearest to it). It may have `notes(targets, right, settings)
+-> list[str]`, further figures for the report; `UNLABELLED = True` when only the teacher knows what is right; and `LOGIT_BOUND`, how far the
+logits of a quantized model may differ between processors.
 """
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+
+def together(task: ModuleType, targets: list[Any], settings: dict[str, Any]) -> list[Any]:
+    """The targets of a set of texts as they are judged: of most tasks each text's own."""
+    found: list[Any] = task.together(targets, settings) if hasattr(task, "together") else targets
+    return found

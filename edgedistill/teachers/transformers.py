@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from edgedistill.errors import StageError, missing_extra
 from edgedistill.features import EMBEDDING, Observer
-from edgedistill.models import check_folder, check_ids, load_model, load_tokenizer, save
+from edgedistill.models import SENTENCES, check_folder, check_ids, load_model, load_tokenizer, save, sizes_of
 from edgedistill.recipe import Teacher
 from edgedistill.training import Schedule, label_loss, pad, quiet, stacked, train
 
@@ -30,6 +30,10 @@ HEADS = {"text-classification": "ForSequenceClassification", "token-classificati
 def labels(model: Path, task: str) -> list[str] | None:
     """The names of the model's outputs when it has a head for the task."""
     config = check_folder(model)
+    if task == SENTENCES:
+        # Any encoder gives vectors. One that went through here has its dimensions for labels; those of others are as many as it is wide.
+        own = config.get("id2label") if config.get("architectures") == ["SentenceEncoder"] else None
+        return [str(place) for place in range(len(own) if own else sizes_of(model)["width"])]
     names: dict[str, str] = config.get("id2label") or {}
     headed = any(name.endswith(HEADS[task]) for name in config.get("architectures") or [])
     return [names[place] for place in sorted(names, key=int)] if headed and names else None
@@ -37,13 +41,16 @@ def labels(model: Path, task: str) -> list[str] | None:
 
 def has_head(model: Path, classes: Sequence[str], task: str) -> bool:
     """Whether the model does the task already, with exactly these classes."""
-    return set(labels(model, task) or []) == set(classes)
+    return task == SENTENCES or set(labels(model, task) or []) == set(classes)
 
 
 def adopt(model: Path, out: Path, classes: list[str], task: str) -> None:
     """Take the teacher as it is. Its outputs are put into the order of `classes`, so that column i means class i everywhere."""
     import torch
 
+    if task == SENTENCES:
+        save(load_model(model, task, labels(model, task) or []), load_tokenizer(model), out)
+        return
     theirs = {name: int(place) for place, name in check_folder(model)["id2label"].items()}
     order = torch.tensor([theirs[name] for name in classes])
     adopted = load_model(model, task, classes)
@@ -136,7 +143,9 @@ def _ask(
 ) -> tuple[Any, npt.NDArray[np.float32]]:
     import torch
 
-    loaded = _cached_model(str(model), task, tuple(classes), options.load)
+    # Of vectors the teacher has its own number, however narrow the student is.
+    own = (labels(model, task) or []) if task == SENTENCES else classes
+    loaded = _cached_model(str(model), task, tuple(own), options.load)
     tokenizer = load_tokenizer(model, max_tokens)
     encodings = tokenizer.encode_batch(list(texts))
     tokens = [encoding.ids for encoding in encodings]
