@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.slices import words
+from edgedistill.slices import bare_words
 
 Array = npt.NDArray[Any]
 
@@ -59,11 +59,11 @@ def names(texts: Sequence[str], clusters: Sequence[int] | Array, count: int) -> 
     """
     inside = [Counter[str]() for _ in range(count)]
     for text, number in zip(texts, clusters, strict=True):
-        inside[int(number)].update(word.strip(".,;:!?\"'`()[]").casefold() for word in words(text))
+        inside[int(number)].update(bare_words(text))
     everywhere: Counter[str] = sum(inside, Counter())
     average = everywhere.total() / max(1, count)
     weigh = {word: math.log(max(1.0, 1 + (average - times + 0.5) / (times + 0.5))) for word, times in everywhere.items()}
     return [
-        [word for word, _ in sorted(found.items(), key=lambda item: (-math.sqrt(item[1]) * weigh[item[0]], item[0])) if word][:NAME_WORDS]
+        [word for word, _ in sorted(found.items(), key=lambda item: (-math.sqrt(item[1]) * weigh[item[0]], item[0]))][:NAME_WORDS]
         for found in inside
     ]

@@ -126,7 +126,8 @@ class Objective(torch.nn.Module):
         for place, term in enumerate(self.terms):
             if term.attach:
                 term.parts = term.attach(ours, theirs, term.options)
-                self.add_module(f"parts_{place}", term.parts)
+                if isinstance(term.parts, torch.nn.Module):  # what is to be trained
+                    self.add_module(f"parts_{place}", term.parts)
         torch.set_rng_state(state)
         self.student.train(was)
 

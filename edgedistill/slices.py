@@ -20,6 +20,7 @@ FREQUENT = 5  # times a word must stand in training before a word one edit away 
 
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _PIECE = re.compile(rf"[{_CJK}]|[^\s{_CJK}]+")
+SIGNS = ".,;:!?\"'`()[]"
 _WORD = re.compile(r"[^\W\d_]{5,}")
 
 
@@ -131,10 +132,15 @@ def member_of(names: Sequence[str], rules: Mapping[str, object], base: Baseline)
     rules: the user's slices; only regular expressions can be asked of a text, and they win over built-in slices of the same name.
     """
     patterns = {name: re.compile(rule) for name, rule in rules.items() if isinstance(rule, str)}
-    tests: dict[str, Callable[[str], bool]] = {}
-    for name in names:
+
+    def belongs(text: str, name: str) -> bool:
         if name in patterns:
-            tests[name] = lambda text, pattern=patterns[name]: bool(pattern.search(text))  # type: ignore[misc]
-        elif name in BUILT_IN:
-            tests[name] = lambda text, belongs=BUILT_IN[name][1]: belongs(text, base)  # type: ignore[misc]
-    return lambda text: [name for name, belongs in tests.items() if belongs(text)]
+            return bool(patterns[name].search(text))
+        return name in BUILT_IN and BUILT_IN[name][1](text, base)
+
+    return lambda text: [name for name in names if belongs(text, name)]
+
+
+def bare_words(text: str) -> list[str]:
+    """The words of a text without signs around them, case folded."""
+    return [bare for word in words(text) if (bare := word.strip(SIGNS).casefold())]

@@ -12,7 +12,7 @@ A loss is a module, free of torch when imported, with
 
 It may have
 
-- `attach(student: Sizes, teacher: Sizes, options) -> Module`: called once before training; raises RecipeError when the loss does not fit
+- `attach(student: Sizes, teacher: Sizes, options) -> parts`: called once before training; raises RecipeError when the loss does not fit
   the two models. What it gives has trainable parts of the loss's own, such as projections; `loss` then gets it as its fourth argument. It
   is trained with the student, stands in its checkpoints, and is thrown away at the end;
 - `constant(columns, options) -> Tensor`: the best logits [classes] that ignore the input, had from the teacher's answers to all rows. A

@@ -8,6 +8,7 @@ attention heads); MiniLM, arXiv:2002.10957, §3, is `relations = ["query-key", "
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field
@@ -34,27 +35,30 @@ class Options(Section):
     )
 
 
-def attach(student: Sizes, teacher: Sizes, options: Options) -> Any:
-    """No trainable parts, only the layer and the relation heads. Raises RecipeError when they do not fit."""
-    from torch.nn import Module
+@dataclass(frozen=True)
+class Fit:
+    """pair: [student layer, teacher layer], from 1. heads: relation heads."""
 
+    pair: tuple[int, int]
+    heads: int
+
+
+def attach(student: Sizes, teacher: Sizes, options: Options) -> Fit:
+    """The layer and the relation heads; nothing of it is trained. Raises RecipeError when they do not fit."""
     fitting = [count for count in range(1, student.width + 1) if student.width % count == 0 and teacher.width % count == 0]
-    if options.heads is not None and options.heads not in fitting:
-        nearest = min(fitting, key=lambda count: (abs(count - options.heads), count))  # type: ignore[operator]
+    heads = options.heads or max(count for count in fitting if count <= max(teacher.heads, 1))
+    if heads not in fitting:
+        nearest = min(fitting, key=lambda count: (abs(count - heads), count))
         raise RecipeError(
-            f"{options.heads} relation heads do not divide the widths {student.width} and {teacher.width}.",
+            f"{heads} relation heads do not divide the widths {student.width} and {teacher.width}.",
             where="distill.losses, attention_relations",
             write=f"Write heads = {nearest}.",
         )
-    parts = Module()
-    chosen = options.heads or max(count for count in fitting if count <= max(teacher.heads, 1))
-    parts.heads = chosen  # type: ignore[assignment]
     wanted = [[student.layers, options.teacher_layer or teacher.layers]]
-    parts.pair = layer_pairs(wanted, student.layers, teacher.layers, 1, "attention_relations")[0]  # type: ignore[assignment]
-    return parts
+    return Fit(layer_pairs(wanted, student.layers, teacher.layers, 1, "attention_relations")[0], heads)
 
 
-def loss(outputs: Any, batch: dict[str, Any], options: Options, parts: Any) -> Any:
+def loss(outputs: Any, batch: dict[str, Any], options: Options, parts: Fit) -> Any:
     """KL(teacher's relations ‖ student's), mean over real tokens, relation heads and kinds of relation."""
     mask = batch["attention_mask"].bool()
     total = 0

@@ -7,6 +7,7 @@ TinyBERT, arXiv:1909.10351, eq. 7 and the remark after it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
@@ -23,23 +24,26 @@ class Options(Section):
     layers: list[list[int]] | None = Field(None, description="[student layer, teacher layer] pairs, from 1; else spread evenly")
 
 
-def attach(student: Sizes, teacher: Sizes, options: Options) -> Any:
-    """No trainable parts, only the layer map and the number of heads. Raises RecipeError when they do not fit."""
-    from torch.nn import Module
+@dataclass(frozen=True)
+class Fit:
+    """pairs: [student layer, teacher layer], from 1. heads: of both models."""
 
+    pairs: list[tuple[int, int]]
+    heads: int
+
+
+def attach(student: Sizes, teacher: Sizes, options: Options) -> Fit:
+    """The layer map and the number of heads; nothing of it is trained. Raises RecipeError when they do not fit."""
     if student.heads != teacher.heads:
         raise RecipeError(
             f"the student has {student.heads} attention heads and the teacher {teacher.heads}, so there are no pairs to compare.",
             where="distill.losses, attention_scores",
             write='Write kind = "attention_relations", which needs no equal heads.',
         )
-    parts = Module()
-    parts.pairs = layer_pairs(options.layers, student.layers, teacher.layers, 1, "attention_scores")  # type: ignore[assignment]
-    parts.heads = student.heads  # type: ignore[assignment]
-    return parts
+    return Fit(layer_pairs(options.layers, student.layers, teacher.layers, 1, "attention_scores"), student.heads)
 
 
-def loss(outputs: Any, batch: dict[str, Any], options: Options, parts: Any) -> Any:
+def loss(outputs: Any, batch: dict[str, Any], options: Options, parts: Fit) -> Any:
     """Squared error of the scores, mean over pairs of real tokens, heads and pairs of layers."""
     real = batch["attention_mask"].bool()
     both = (real[:, None, :, None] & real[:, None, None, :]).expand(-1, parts.heads, -1, -1)

@@ -181,4 +181,4 @@ def _short(text: str) -> str:
     return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
 
 
-COVERAGE = Stage("coverage", 2, run, ("numpy", "scikit-learn"))
+COVERAGE = Stage("coverage", 3, run, ("numpy", "scikit-learn"))

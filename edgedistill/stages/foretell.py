@@ -28,7 +28,7 @@ import numpy.typing as npt
 from edgedistill import plugins
 from edgedistill.recipe import SliceByColumn
 from edgedistill.report import mean_figure
-from edgedistill.slices import BUILT_IN, baseline, member_of, words
+from edgedistill.slices import BUILT_IN, bare_words, baseline, member_of
 from edgedistill.stages.benchmark import Entry
 from edgedistill.stages.prepare import read_settings
 from edgedistill.stages.select import read_choice
@@ -93,7 +93,7 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
     marks: dict[str, Callable[[int], Sequence[str]]] = {
         "cluster": lambda row: [titles[number[held.keys[row]]]],
         "slice": lambda row: belongs(held.texts[row]),
-        "word": lambda row: sorted({word.strip(".,;:!?\"'`()[]").casefold() for word in words(held.texts[row])} - {""}),
+        "word": lambda row: sorted({*bare_words(held.texts[row])}),
     }
     found = {kind: groups([mark(row) for row in range(len(held))], wrong, FEWEST[kind]) for kind, mark in marks.items()}
     facts = {
