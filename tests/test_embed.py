@@ -32,8 +32,8 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(len(row) == 10 and place not in row for place, row in enumerate(whole))
 
 
-def test_spearman_equals_scipys() -> None:
-    """Ties ranked as they come."""
+def test_spearman_leaves_out_the_text_itself_and_texts_without_an_order() -> None:
+    """A figure raised by each text's likeness to itself, or one that is NaN because of a single text."""
     from scipy.stats import spearmanr
 
     draw = np.random.default_rng(0)

@@ -28,6 +28,7 @@ from edgedistill.tasks import together
 from edgedistill.training import pad
 
 CALIBRATION_ROWS, JUDGED_ROWS, BATCH = 256, 1024, 32
+PADDING = ("[PAD]", "<pad>")  # BERT's name for it, and that of RoBERTa and MPNet, whose position numbers depend on it
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,15 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
     task, settings = plugins.find("tasks", params.task), read_settings(prepared)
     rows = read_rows(transfer / "transfer.parquet")
     order = np.random.default_rng(params.seed).permutation(len(rows.texts))
-    calibration = _batches(_encoded(rows, order[:CALIBRATION_ROWS], graphs, params.max_tokens), graphs)
+    tokenizer = _tokenizer(graphs, params.max_tokens)
+    calibration = _batches(tokenizer, _encoded(tokenizer, rows, order[:CALIBRATION_ROWS]))
     judged = order[CALIBRATION_ROWS : CALIBRATION_ROWS + JUDGED_ROWS]
     if len(judged) < 64:  # a tiny transfer set: better to judge on what was calibrated on than not at all
         judged = order[:JUDGED_ROWS]
     texts = [rows.texts[place] for place in judged]
     teacher = teacher_logits(labels / "labels.parquet", [rows.keys[place] for place in judged], task, settings)
-    encodings = _encoded(rows, judged, graphs, params.max_tokens)
-    batches = _batches(encodings, graphs)
+    encodings = _encoded(tokenizer, rows, judged)
+    batches = _batches(tokenizer, encodings)
     positions = (
         [task.positions(text, row.offsets) for text, row in zip(texts, encodings, strict=True)] if hasattr(task, "positions") else None
     )
@@ -136,22 +138,25 @@ def compare(task: ModuleType, settings: dict[str, Any], texts: Sequence[str], re
 
 def calibration_batches(rows: Rows, graphs: Path, max_tokens: int, count: int, seed: int) -> list[dict[str, npt.NDArray[Any]]]:
     """`count` rows drawn from the transfer set, as the graph's inputs."""
-    return _batches(_encoded(rows, np.random.default_rng(seed).permutation(len(rows.texts))[:count], graphs, max_tokens), graphs)
+    tokenizer = _tokenizer(graphs, max_tokens)
+    return _batches(tokenizer, _encoded(tokenizer, rows, np.random.default_rng(seed).permutation(len(rows.texts))[:count]))
 
 
-def _encoded(rows: Rows, places: Sequence[int] | npt.NDArray[Any], graphs: Path, max_tokens: int) -> list[Any]:
+def _tokenizer(graphs: Path, max_tokens: int) -> Any:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(graphs / "tokenizer.json"))
     tokenizer.enable_truncation(max_tokens)
+    return tokenizer
+
+
+def _encoded(tokenizer: Any, rows: Rows, places: Sequence[int] | npt.NDArray[Any]) -> list[Any]:
     return list(tokenizer.encode_batch([rows.texts[place] for place in places]))
 
 
-def _batches(encodings: Sequence[Any], graphs: Path) -> list[dict[str, npt.NDArray[Any]]]:
+def _batches(tokenizer: Any, encodings: Sequence[Any]) -> list[dict[str, npt.NDArray[Any]]]:
     """Real rows as the graph's inputs."""
-    from tokenizers import Tokenizer
-
-    pad_id = Tokenizer.from_file(str(graphs / "tokenizer.json")).token_to_id("[PAD]") or 0
+    pad_id = next((found for token in PADDING if (found := tokenizer.token_to_id(token)) is not None), 0)
     ids = [encoding.ids for encoding in encodings]
     # Not sorted by length: the caller's order must hold for the labels. Lengths vary little in a batch of a narrow task.
     return [pad(ids[begin : begin + BATCH], pad_id) for begin in range(0, len(ids), BATCH)]
@@ -167,4 +172,4 @@ def _logits(model: Path, batches: list[dict[str, npt.NDArray[Any]]]) -> list[npt
     return [row for batch in batches for row in session.run(["logits"], batch)[0]]
 
 
-QUANTIZE = Stage("quantize", 2, run, ("onnx", "onnxruntime", "numpy"))
+QUANTIZE = Stage("quantize", 3, run, ("onnx", "onnxruntime", "numpy"))

@@ -114,21 +114,17 @@ def spearman(vectors: Sequence[Any], right: Sequence[Any]) -> float:
     vectors, right: [texts, width] of unit length, each of its own width. A text to which
     all others are equally near has no order and is left out. NaN for fewer than three texts.
     """
+    from scipy.stats import spearmanr  # here: devices have the task and not scipy
+
     ours, theirs = np.asarray(vectors, dtype=np.float32), np.asarray(right, dtype=np.float32)
     if len(ours) < 3:
         return float("nan")
     found = []
     for row in range(len(ours)):
-        ranks = [_ranks(np.delete(points @ points[row], row)) for points in (ours, theirs)]
-        if all(np.ptp(one) > 0 for one in ranks):
-            found.append(np.corrcoef(np.stack(ranks))[0, 1])
+        near = [np.delete(points @ points[row], row) for points in (ours, theirs)]
+        if all(np.ptp(one) > 0 for one in near):
+            found.append(spearmanr(*near).statistic)
     return float(np.mean(found)) if found else float("nan")
-
-
-def _ranks(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Ranks from 0; equal values share the mean of theirs."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(counts) - (counts + 1) / 2)[place])
 
 
 def divergence(reference: npt.NDArray[Any], logits: npt.NDArray[Any], settings: dict[str, Any]) -> npt.NDArray[Any]:
