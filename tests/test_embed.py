@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from edgedistill import pipeline
 from edgedistill.errors import RecipeError, SourceError
+from edgedistill.recipe import read_recipe
 from edgedistill.tasks import embed, together
 
 LINE = [[np.cos(a), np.sin(a)] for a in (0.0, 0.1, 0.3, 1.5)]
@@ -83,3 +86,37 @@ def test_sentence_vector_by_hand() -> None:
     teacher = {EMBEDDING: torch.tensor([[1.0, 0.0], [0.0, 1.0]])}
     assert sentence_vector.loss(seen, teacher, options, same).item() == pytest.approx((0.4 + 0.0) / 2)
     assert sentence_vector.attach(Sizes(embedding=2), Sizes(embedding=6), options).weight.shape == (6, 2)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (
+            "below_floor   =",
+            "calls = 64\nbelow_floor   =",
+            "reads the teacher's vectors, and a call under teacher.calls gives logits alone.",
+        ),
+        ("steps         = 60", "steps = 60\nrounds = 2", 'not there for task "embed", whose answers are vectors.'),
+        (
+            "[transfer]",
+            '[[teacher.also]]\nmodel = "{teacher}"\nlicense = "mit"\n[transfer]',
+            'not there for task "embed", whose answers are vectors.',
+        ),
+        (
+            "below_floor   =",
+            'fine_tune = "always"\nbelow_floor   =',
+            'teacher.fine_tune = "always" needs labels, and task "embed" has none',
+        ),
+        ('text  = "body"', 'text  = "body"\nlabelled = true', 'for task "embed" only the teacher knows what is right; leave it out'),
+    ],
+)
+def test_what_vectors_cannot_have_is_said(old: str, new: str, words: str, recipe_file: Callable[..., Path], tiny_teacher: Path) -> None:
+    """An option that is ignored, or that ends in a traceback after the teacher was asked."""
+    changes = (
+        ('task = "classify"', 'task = "embed"'),
+        ('label = "queue"', "dimensions = 16"),
+        (old, new.replace("{teacher}", str(tiny_teacher))),
+    )
+    with pytest.raises(RecipeError) as error:
+        pipeline.plan(read_recipe(recipe_file(*changes)))
+    assert words in str(error.value)

@@ -12,9 +12,9 @@ A loss is a module, free of torch when imported, with
 
 It may have
 
-- `attach(student: Sizes, teacher: Sizes, options) -> parts`: called once before training; raises RecipeError when the loss does not fit
-  the two models. What it gives has trainable parts of the loss's own, such as projections; `loss` then gets it as its fourth argument. It
-  is trained with the student, stands in its checkpoints, and is thrown away at the end;
+- `attach(student: Sizes, teacher: Sizes, options) -> parts`: called once before training; raises RecipeError when the loss does not fit the
+  two models. `loss` then gets what it gives as its fourth argument: any value, such as which layers to compare. When that is a torch Module
+  (projections), it is trained with the student, stands in its checkpoints, and is thrown away at the end;
 - `constant(columns, options) -> Tensor`: the best logits [classes] that ignore the input, had from the teacher's answers to all rows. A
   student that a quarter of the way does no better has learned nothing, and the run is stopped.
 

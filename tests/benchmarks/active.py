@@ -3,7 +3,8 @@
     python -m tests.benchmarks.active [--calls 1000] [--seeds 2] [--growth 12] [--steps 300]
 
 TREC-6 and the demo's teacher. Only the choice differs: the first part of the budget, the student, its start and its steps are the same. Test rows are
-read here, to judge, and by no stage that chooses. "linear" is ridge regression over words on the same soft labels: seconds, so more seeds.
+read here, to judge, and by no stage that chooses (but the rule of the choice was found by looking at these figures: DECISIONS.md). "linear" is ridge
+regression over words on the same soft labels: seconds, so more seeds.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from edgedistill.pipeline import _precision, _source
+from edgedistill.making import making
 from edgedistill.quick_student import Words, committee
 from edgedistill.recipe import Student, alone, read_recipe
 from edgedistill.sources import home
@@ -24,8 +25,7 @@ from edgedistill.stages import start as start_stage
 from edgedistill.store import Store
 from edgedistill.tables import read_rows
 from edgedistill.teachers import transformers as local
-
-RECIPE = Path(__file__).parents[2] / "sample_apps" / "question_router" / "recipe.toml"
+from tests.benchmarks.common import RECIPE
 
 
 def main() -> None:
@@ -36,10 +36,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300, help="of the convolution student; 0 leaves it out")
     asked = parser.parse_args()
 
-    recipe, store, cache = read_recipe(RECIPE), Store(home() / "store"), home()
-    data = {"train": _source(recipe, "data.train", cache)}
+    recipe, store = read_recipe(RECIPE), Store(home() / "store")
+    on = making(store.build, recipe, home())
+    data = {"train": on.source(recipe.data.train, "data.train")}
     prepared = store.build(prepare.PREPARE, prepare.Params(recipe.data, recipe.seed, recipe.task), **data)
-    model, precision = _source(recipe, "teacher.model", cache), _precision()
+    model, precision = on.source(recipe.teacher.model, "teacher.model"), on.precision
     teacher = store.build(
         teach.FINE_TUNE,
         teach.FineTuneParams(alone(recipe.teacher), "classify", 128, precision, recipe.seed),

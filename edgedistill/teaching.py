@@ -1,0 +1,127 @@
+"""The teachers of a build: made good at the task, asked for their soft labels, combined where there are several."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgedistill import plugins
+from edgedistill.errors import RecipeError
+from edgedistill.features import EMBEDDING, needs_of
+from edgedistill.making import Making
+from edgedistill.recipe import Member, Recipe, Rule, alone
+from edgedistill.sources import Source
+from edgedistill.stages import ask, combine, teach
+from edgedistill.store import Artifact, Keyed
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A teacher that knows the task: what the recipe says of it, its artifact, its source and its terms."""
+
+    member: Member
+    artifact: Artifact
+    model: Source
+    terms: dict[str, str]
+
+
+def taught(on: Making, member: Member, where: str, prepared: Keyed) -> Taught:
+    """One teacher, fine-tuned where needed. Raises for terms that forbid it and for one that a linear model beats."""
+    model, recipe = on.source(member.model, f"{where}.model"), on.recipe
+    terms = teach.check_terms(member, model.path, f"{where}.license")
+    own, low = alone(member), teach.lowbit(member)
+    params = teach.FineTuneParams(own, recipe.task, recipe.student.max_tokens, on.precision, recipe.seed, low)
+    artifact = on.make(teach.FINE_TUNE, params, prepared=prepared, model=model)
+    if (artifact.path / "facts.json").is_file():
+        teach.check_floor(json.loads((artifact.path / "facts.json").read_text()), member, where)
+    return Taught(member, artifact, model, terms)
+
+
+def soft_labels(on: Making, teachers: Sequence[Taught], prepared: Keyed, texts: Artifact) -> tuple[Artifact, Artifact]:
+    """(transfer set, its soft labels). Under a budget of calls the transfer set is what was asked for.
+
+    Raises RecipeError for a budget of calls, several teachers or further rounds where the task's answers are no probabilities of a text.
+    """
+    recipe, first = on.recipe, teachers[0].member
+    task = plugins.find("tasks", recipe.task)
+    answers = (
+        "which answers word by word" if hasattr(task, "positions") else "whose answers are vectors" if hasattr(task, "together") else ""
+    )
+    if answers and (first.calls is not None or len(teachers) > 1 or recipe.distill.rounds > 1):
+        raise RecipeError(
+            f'a budget of calls, several teachers and further rounds are not there for task "{recipe.task}", {answers}.',
+            where="teacher",
+            write="Leave out calls, [[teacher.also]] and distill.rounds.",
+        )
+    if first.calls is not None:
+        asking = ask.Params(
+            alone(first, calls=first.calls),
+            recipe.transfer,
+            recipe.data.slices,
+            recipe.task,
+            recipe.student.max_tokens,
+            on.precision,
+            recipe.seed,
+            teach.lowbit(first),
+        )
+        asked = on.make(ask.ASK, asking, prepared=prepared, teacher=teachers[0].artifact, transfer=texts)
+        return asked, asked
+    needs = needs_of(recipe.distill.losses)
+    said = [labelled(on, one, one is teachers[0] and EMBEDDING in needs, prepared=prepared, transfer=texts) for one in teachers]
+    if len(teachers) == 1:
+        return texts, said[0]
+    weights = [one.member.weight for one in teachers]
+    return texts, combined(on, teachers, said, weights, recipe.teacher.combine, prepared)
+
+
+def labelled(on: Making, one: Taught, embeddings: bool, **inputs: Keyed) -> Artifact:
+    """One teacher's soft labels of the transfer set."""
+    params = teach.EmbeddingLabelParams if embeddings else teach.LabelParams
+    asked = params(alone(one.member), on.recipe.task, on.recipe.student.max_tokens, on.precision, teach.lowbit(one.member))
+    return on.make(teach.LABEL, asked, teacher=one.artifact, **inputs)
+
+
+def combined(
+    on: Making, teachers: Sequence[Taught], labels: Sequence[Artifact], weights: Sequence[float], rule: Rule, prepared: Keyed
+) -> Artifact:
+    """Several sets of soft labels as one."""
+    members = tuple(alone(one.member) for one in teachers)
+    params = combine.Params(members, tuple(weights), rule, on.recipe.task, on.recipe.student.max_tokens)
+    inputs = {f"label_{place}": one for place, one in enumerate(labels)} | {
+        f"teacher_{place}": one.artifact for place, one in enumerate(teachers)
+    }
+    return on.make(combine.COMBINE, params, prepared=prepared, **inputs)
+
+
+# --- what a teacher can be asked for -----------------------------------------------------------------------------------------------------
+
+
+def teachable(recipe: Recipe) -> bool:
+    """Whether the teacher is a model that can be looked into and cut, or only be run. Raises RecipeError when the student has no start then."""
+    if plugins.find("teachers", recipe.teacher.kind).TEACHABLE:
+        return True
+    if recipe.student.start is None:
+        raise RecipeError(
+            f'a teacher of kind "{recipe.teacher.kind}" can only be run, so no student can be cut from it.',
+            where="student.start",
+            write='Name an encoder to start from, such as start = "hf:sentence-transformers/all-MiniLM-L6-v2" under [student].',
+        )
+    return False
+
+
+def ruling_labels(on: Making) -> tuple[str, ...] | None:
+    """The teacher's own labels, when there are no others: nobody labelled the rows, or it can only be used as it is."""
+    recipe = on.recipe
+    kind = plugins.find("teachers", recipe.teacher.kind)
+    if recipe.data.labelled and kind.TEACHABLE:
+        return None
+    model = on.source(recipe.teacher.model, "teacher.model")
+    own = kind.labels(model.path, plugins.find("tasks", recipe.task).HUB_TASK)
+    if own is None:
+        raise RecipeError(
+            f'nobody labelled the rows, and the teacher cannot answer task "{recipe.task}" as it is.',
+            where="teacher.model",
+            write="Take a teacher with a head for the task, or label some rows and name their column with label = … under [data].",
+        )
+    return tuple(own)
