@@ -294,6 +294,26 @@ def test_search_ends_at_one_student_for_each_target(recipe_file: Write, tmp_path
     assert "cached" in again.stderr and " s\n" not in "".join(line for line in again.stderr.splitlines(True) if line.startswith("distill"))
 
 
+def test_a_killed_search_goes_on(recipe_file: Write, tmp_path: Path) -> None:
+    """A search that trains again what it had tried before it was killed."""
+    recipe, home = searching(recipe_file, ("steps         = 60", "steps = 200\ncontrol = false")), tmp_path / "home"
+    command = [sys.executable, "-m", "edgedistill.cli", "compile", str(recipe), "--until", "distill"]
+    victim = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def trials() -> dict[str, int]:
+        return {path.parent.name: path.stat().st_mtime_ns for path in (home / "store").glob("distill-*/artifact.json")}
+
+    while victim.poll() is None and len(trials()) < 2:
+        time.sleep(0.002)
+    victim.send_signal(signal.SIGKILL)
+    assert victim.wait() == -signal.SIGKILL, "the search was over before it could be killed"
+    before = trials()
+    edgedistill("compile", recipe, "--until", "distill", home=home, check=0)
+    after = trials()
+    assert len(before) >= 2 and len(after) > len(before)
+    assert {name: after[name] for name in before} == before, "a finished trial was trained again"
+
+
 def test_budget_that_nothing_can_meet_stops_before_training(recipe_file: Write, tmp_path: Path) -> None:
     """Hours of training for a student that was too large from the start."""
     recipe = searching(recipe_file, ("accuracy_drop = 0.5", "accuracy_drop = 0.5\nsize_mb = 0.01"))
