@@ -25,8 +25,7 @@ ABOUT = "transformer encoder: layers cut from the teacher or another encoder, ta
 LEARNING_RATE = 5e-4
 OPTIONS = frozenset({"layers", "ffn", "width", "heads", "vocabulary"})
 DEFAULT_LAYERS = 2
-# (layers, share of the width, share of the feed-forward part): cheapest first. Whole layers keep more answers than narrow ones of the same cost
-# (DECISIONS.md), so few are narrow.
+# (layers, share of the width, share of the feed-forward part). Few are narrow, to keep a search short.
 LADDER = ((1, 1 / 2, 1), (2, 1 / 2, 1), (1, 1, 1), (2, 1, 1 / 2), (2, 1, 1), (3, 1, 3 / 4), (4, 1, 1), (6, 1, 1))
 PRUNING_TEXTS = 512  # texts on which the importance of neurons is judged
 
