@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from edgedistill import plugins
 from edgedistill.budget import Budget
 from edgedistill.errors import InputError
 from edgedistill.learning import Students, as_asked, searched
@@ -300,4 +299,4 @@ def unknown_until(until: str) -> InputError:
     return InputError(f'there is no stage "{until}" to stop after.', where="--until", write=nearest(until, names))
 
 
-__all__ = ["Outcome", "Step", "compile", "plan", "plugins"]
+__all__ = ["Outcome", "Step", "compile", "plan"]
