@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,6 +128,12 @@ def test_embed(tmp_path: Path, tiny_teacher: Path, student: str) -> None:
     vectors = np.array([vector.logits for vector in read_golden(bundle / "golden.jsonl")])
     assert vectors.shape[1] == 16 and all(vector.answer is None for vector in read_golden(bundle / "golden.jsonl"))
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
+
+    (tmp_path / "lines.txt").write_text("\n".join(str(row["body"]) for row in rows[:20]))
+    app = Path(__file__).parents[1] / "sample_apps" / "sentence_search" / "search.py"
+    asked = [sys.executable, str(app), str(tmp_path / "lines.txt"), str(rows[7]["body"]), "--bundle", str(bundle), "--top", "1"]
+    said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said[1] == f"  1.000  {rows[7]['body']}", "the app does not find the very line that it is asked for"
 
 
 def test_a_fresh_student_learns_to_embed(tmp_path: Path, tiny_teacher: Path) -> None:
