@@ -1,19 +1,26 @@
-"""The students of a build: started, trained, exported, probed; the one that the recipe describes, or the one that a search finds."""
+"""The students of a build: started, trained, exported, probed, quantized; the one that the recipe describes, or the one that a search finds."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from edgedistill import plugins
+from edgedistill.budget import Budget
 from edgedistill.features import TOKEN_LEVEL, needs_of
 from edgedistill.making import Making
+from edgedistill.models import sizes_of
 from edgedistill.recipe import Member, Recipe, Student
 from edgedistill.search import Candidate, ladder, name_of, search
-from edgedistill.stages import benchmark, distill, export, probe, start
+from edgedistill.stages import benchmark, distill, export, probe, quantize, start
 from edgedistill.store import Artifact, Keyed
 from edgedistill.target import Target
 from edgedistill.teaching import Taught, combined, labelled
+
+QUANTIZATION_SHARE = 0.5  # of the allowed accuracy drop; the other half is distillation's
+THROUGH_QUANTIZER_SHARE = 0.25  # of the steps, for a finished student that learns on through a quantizer
 
 
 @dataclass(frozen=True)
@@ -40,16 +47,36 @@ class Students:
         params = start.Params(student, self.recipe.task, self.recipe.seed)
         return self.on.make(start.START, params, prepared=self.prepared, transfer=self.texts, source=source)
 
+    def shrunk(self, candidate: Candidate, larger: Candidate, layers: int) -> Artifact | None:
+        """The weights of a candidate as a cut out of a larger one that has learned. layers: of the model that both are described by."""
+        within = getattr(plugins.find("students", candidate.student.family), "within", None)
+        if within is None or candidate.student.family != larger.student.family:
+            return None
+        cut = within(candidate.student, larger.student, layers)
+        if cut is None:
+            return None
+        params = start.Params(candidate.student, self.recipe.task, self.recipe.seed, cut)
+        return self.on.make(start.START, params, prepared=self.prepared, transfer=self.texts, source=larger.newest)
+
     def trained(
-        self, student: Student, weights: Keyed, run: distill.Run = "distilled", share: float = 1.0, labels: Keyed | None = None
+        self,
+        student: Student,
+        weights: Keyed,
+        run: distill.Run = "distilled",
+        share: float = 1.0,
+        labels: Keyed | None = None,
+        scheme: str | None = None,
+        graphs: Keyed | None = None,
     ) -> Artifact:
-        """labels: soft labels that take the place of the teacher's, in later rounds."""
+        """labels: soft labels that take the place of the teacher's, in later rounds. scheme, graphs: the quantizer that a finished student
+        learns on through, and its float graphs."""
         recipe = self.recipe
         # What is asked of one round does not depend on how many there are.
-        once = recipe.distill.model_copy(update={"rounds": 1, "round_teacher": "average"})
-        params = distill.Params(run, student, once, recipe.task, self.on.precision, recipe.seed, share)
+        once = recipe.distill.model_copy(update={"rounds": 1, "round_teacher": "average", "through_quantizer": "when_needed"})
+        params = distill.Params(run, student, once, recipe.task, self.on.precision, recipe.seed, share, scheme)
         watched = {"teacher": self.teacher} if needs_of(recipe.distill.losses) & TOKEN_LEVEL else {}
         inputs = {"prepared": self.prepared, "transfer": self.texts, "labels": labels or self.labels, "start": weights, **watched}
+        inputs |= {"graphs": graphs} if graphs else {}
         return self.on.make(distill.DISTILL, params, **inputs)
 
     def further_rounds(self, student: Student, weights: Keyed, finished: Artifact) -> Artifact:
@@ -71,6 +98,34 @@ class Students:
         device = target.model_dump(mode="json", exclude={"budget"})  # another budget is no reason to measure again
         params = probe.Params(self.recipe.task, device, self.recipe.student.max_tokens, benchmark.this_machine(), self.recipe.seed)
         return self.on.make(probe.PROBE, params, prepared=self.prepared, transfer=self.texts, graphs=graphs)
+
+    def quantized(self, chosen: Chosen, graphs: Artifact, scheme: str, budget: Budget) -> Artifact:
+        """One quantized binary, from the float `graphs` of a finished student.
+
+        Three ways, each only when the one before loses more than the budget leaves: every layer as it is; after the student learned on through the
+        quantizer's arithmetic; with the layers that lose most in float, of whichever of the two loses less.
+        """
+        how = self.recipe.distill.through_quantizer
+        known: dict[str, Keyed] = {"prepared": self.prepared, "transfer": self.texts, "labels": self.labels}
+        params = quantize.Params(scheme, self.recipe.student.max_tokens, self.recipe.seed, task=self.recipe.task)
+        allowed = QUANTIZATION_SHARE * (budget.accuracy_drop or 0.02)
+        ways: list[dict[str, Keyed]] = [{"graphs": graphs}]
+        binary = self.on.make(quantize.QUANTIZE, params, **known, **ways[0])
+        if how != "never" and hasattr(plugins.find("quantizers", scheme), "ARITHMETIC") and (how == "always" or _drop(binary) > allowed):
+            aware = self.trained(chosen.student, chosen.finished, share=THROUGH_QUANTIZER_SHARE, scheme=scheme, graphs=graphs)
+            ways.append({"graphs": self.exported(aware, plugins.find("quantizers", scheme).FORMAT), "plain": graphs})
+            learned = self.on.make(quantize.QUANTIZE, params, **known, **ways[1])
+            if _drop(learned) < _drop(binary) or how == "always":
+                binary, ways = learned, ways[::-1]
+        if _drop(binary) > allowed:
+            return self.on.make(quantize.QUANTIZE, replace(params, allowed_drop=allowed), **known, **ways[0])
+        return binary
+
+
+def _drop(binary: Artifact) -> float:
+    """What quantizing lost, as a share; 0 in a plan, where nothing is known yet."""
+    file = binary.path / "loss.json"
+    return float(json.loads(file.read_text())["drop"]) if file.is_file() else 0.0
 
 
 @dataclass(frozen=True)
@@ -95,6 +150,7 @@ def searched(base: Students, targets: Sequence[Target]) -> tuple[dict[str, Chose
     candidates = []
     spec = base.recipe.student.start
     source = base.on.source(spec, "student.start").path if spec else base.main.model.path
+    layers = sizes_of(source)["layers"]
     for student in ladder(base.recipe, source):
         begin = base.started(student)
         candidates.append(Candidate(name_of(student), student, begin, base.exported(begin, targets[0].format)))
@@ -104,6 +160,7 @@ def searched(base: Students, targets: Sequence[Target]) -> tuple[dict[str, Chose
         candidates,
         probed=lambda candidate, target: base.probed(candidate.graphs, target),
         trained=lambda candidate, share, weights: base.trained(candidate.student, weights, share=share),
+        shrunk=lambda candidate, larger: base.shrunk(candidate, larger, layers),
     )
     chosen = {}
     for name, candidate in found.candidates.items():

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from edgedistill.budget import Budget
 from edgedistill.errors import InputError
 from edgedistill.learning import Students, as_asked, searched
 from edgedistill.making import Make, making
@@ -17,14 +15,13 @@ from edgedistill.recipe import Recipe, Transfer
 from edgedistill.report import Report, read_report
 from edgedistill.search import name_of
 from edgedistill.sources import Source, home
-from edgedistill.stages import benchmark, bundle, coverage, distill, embed, foretell, page, prepare, quantize, select, transfer
+from edgedistill.stages import benchmark, bundle, coverage, distill, embed, foretell, page, prepare, select, transfer
 from edgedistill.store import Artifact, Keyed, Stage, Store
 from edgedistill.target import Target, find_target
 from edgedistill.teaching import Taught, ruling_labels, soft_labels, taught, teachable
 
 Until = Literal["prepare", "teach", "distill", "export", "quantize", "benchmark", "select", "bundle"]
 HELD_OUT = {False: 0.05, True: 0.1}  # of the real texts, without and with a search
-QUANTIZATION_SHARE = 0.5  # of the allowed accuracy drop; the other half is distillation's
 
 
 @dataclass(frozen=True)
@@ -75,10 +72,8 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
         graphs |= {run: base.exported(student, target.format) for run, student in students.items()}
         results = {"prepare": prepared, "transfer": texts, "teacher": teacher, "export": graphs["distilled"]} | students
         budget = recipe.budget.over(target.budget)
-        binaries = {
-            scheme: _quantized(make, recipe, budget, scheme, prepared=prepared, transfer=texts, labels=labels, graphs=graphs["distilled"])
-            for scheme in (target.schemes if until not in ("export",) else [])
-        }
+        schemes = target.schemes if until != "export" else []
+        binaries = {scheme: base.quantized(chosen[target.name], graphs["distilled"], scheme, budget) for scheme in schemes}
         results |= binaries
         if until in ("benchmark", "select", "bundle"):
             entries, files = _entries(graphs, binaries, teachable(recipe))
@@ -233,16 +228,6 @@ def _deliver(built: Built, out: Path) -> Outcome:
         folder / "bundle" if ships else None,
         folder / "report.html",
     )
-
-
-def _quantized(make: Make, recipe: Recipe, budget: Budget, scheme: str, **inputs: Keyed) -> Artifact:
-    """One quantized binary. Layers stay in float only when it loses more than the budget leaves, so another budget seldom makes another binary."""
-    plain = make(quantize.QUANTIZE, quantize.Params(scheme, recipe.student.max_tokens, recipe.seed, task=recipe.task), **inputs)
-    allowed = QUANTIZATION_SHARE * (budget.accuracy_drop or 0.02)
-    loss = plain.path / "loss.json"
-    if loss.is_file() and json.loads(loss.read_text())["drop"] > allowed:
-        return make(quantize.QUANTIZE, quantize.Params(scheme, recipe.student.max_tokens, recipe.seed, allowed, recipe.task), **inputs)
-    return plain
 
 
 def _entries(

@@ -239,6 +239,10 @@ class Distill(Section):
     round_teacher: Literal["average", "student"] = Field(
         "average", description="who teaches a further round: teacher and last student, averaged, or the last student alone"
     )
+    through_quantizer: Literal["when_needed", "always", "never"] = Field(
+        "when_needed",
+        description="quantization-aware training: when a quantized binary loses more than its part of the budget, always, or never",
+    )
     control: bool = Field(True, description="train the control students that prove the gain")
     processes: int = Field(1, gt=0, description="training processes on this machine")
 

@@ -6,7 +6,8 @@ Four steps, each made of results in the store, so that a killed search goes on a
 2. **Halving.** All that are left train for a small part of the steps, the better half for twice as long, from where they stood: successive
    halving (Jamieson and Talwalkar, arXiv:1502.07943). Half by rank is not enough, since a cheap student need not beat a dear one: who is nobody's
    inferior stays. A student is inferior when another costs less on every target and is better, with the 95 % interval of the paired difference
-   clear of zero. Only students of one family are held against each other: a convolution is nearly done when a transformer is still at the
+   clear of zero. The larger ones go first, and a smaller one that is a part of one begins there instead of at the teacher (progressive shrinking,
+   arXiv:2004.04037). Only students of one family are held against each other: a convolution is nearly done when a transformer is still at the
    beginning (right on held-out rows of TREC-50 after a sixteenth of the steps: one and two convolutions 0.67 and 0.74, three layers 0.64).
 3. **Climb.** For each target, the cheapest candidate that may still reach the bar is trained to the end; when it misses, the next dearer one. Students are
    judged by how often they answer as the teacher does, on texts that are held out of the transfer set with all that was grown from them. At most
@@ -46,7 +47,11 @@ SLACK = 0.05  # so far may a student still rise behind the last rung, as a share
 
 @dataclass
 class Candidate:
-    """One student that might ship. costs: target → what each scheme costs there; out: why it was dropped, and when."""
+    """One student that might ship.
+
+    start: its weights before any training. warm: those that it begins with when it is a part of a larger candidate that has learned; larger: whose.
+    costs: target → what each scheme costs there. out: why it was dropped, and when.
+    """
 
     name: str
     student: Student
@@ -54,12 +59,14 @@ class Candidate:
     graphs: Artifact
     costs: dict[str, list[probe.Cost]] = field(default_factory=dict)
     trials: list[Artifact] = field(default_factory=list)
+    warm: Artifact | None = None
+    larger: str = ""
     out: str = ""
 
     @property
     def newest(self) -> Artifact:
         """The weights that the next training goes on from."""
-        return self.trials[-1] if self.trials else self.start
+        return self.trials[-1] if self.trials else self.warm or self.start
 
 
 @dataclass(frozen=True)
@@ -77,8 +84,10 @@ def search(
     candidates: list[Candidate],
     probed: Callable[[Candidate, Target], Artifact],
     trained: Callable[[Candidate, float, Artifact], Artifact],
+    shrunk: Callable[[Candidate, Candidate], Artifact | None],
 ) -> Found:
-    """probed: a candidate's costs on a target. trained: a candidate after a share of the steps, from the weights of an artifact.
+    """probed: a candidate's costs on a target. trained: a candidate after a share of the steps, from the weights of an artifact. shrunk: the weights
+    of the first as a cut out of the second, which has learned; None when it is no part of it.
 
     Raises SearchError when no candidate meets any budget.
     """
@@ -98,7 +107,9 @@ def search(
         left = [candidate for candidate in candidates if not candidate.out]
         if len(left) == 1:
             break  # nothing to choose: it is trained to the end at once
-        for candidate in left:
+        for place, candidate in reversed([*enumerate(left)]):  # the larger first
+            if not candidate.trials:
+                _warm(candidate, left[place + 1 :], shrunk)
             candidate.trials.append(trained(candidate, rung, candidate.newest))
         spent += rung
         scores = {candidate.name: read_score(candidate.newest.path) for candidate in left}
@@ -233,6 +244,15 @@ def over_all(costs: Sequence[probe.Cost], budget: Budget) -> bool:
     return bool(costs) and all(probe.over_budget(cost, budget) for cost in costs)
 
 
+def _warm(candidate: Candidate, learned: Sequence[Candidate], shrunk: Callable[[Candidate, Candidate], Artifact | None]) -> None:
+    """Let the candidate begin at the nearest larger one that it is a part of."""
+    for larger in learned:
+        weights = shrunk(candidate, larger)
+        if weights is not None:
+            candidate.warm, candidate.larger = weights, larger.name
+            return
+
+
 def _too_dear(candidate: Candidate, budgets: Mapping[str, Budget]) -> str:
     """Why the candidate is dropped before training, or "": it is over the budget of every target with every scheme."""
     if not all(over_all(costs, budgets[name]) for name, costs in candidate.costs.items()):
@@ -272,6 +292,7 @@ def _entry(candidate: Candidate, finished: Artifact | None) -> dict[str, Any]:
         "scores": [score.value for score in scores if score is not None],
         "seconds": round(sum(trial.seconds for trial in (*candidate.trials, *([finished] if finished else []))), 1),
         "finished": finished is not None,
+        "larger": candidate.larger,
         "out": candidate.out,
     }
 

@@ -157,6 +157,21 @@ def test_changed_budget_runs_select_again_and_nothing_before(run: Run, tmp_path:
     assert (tmp_path / "out" / "laptop-x86" / "report.html").is_file()
 
 
+def test_a_student_learns_through_its_quantizers(run: Run, tmp_path: Path) -> None:
+    """Another arithmetic on the way than the recipe asks for, a second training of the student itself, or a binary that is not the one that learned."""
+    recipe = tmp_path / "recipe.toml"
+    shutil.copy(run.folder / "tickets.csv", tmp_path / "tickets.csv")
+    text = (run.folder / "recipe.toml").read_text().replace("[distill]", '[distill]\nthrough_quantizer = "always"')
+    recipe.write_text(text)
+    done = edgedistill("compile", recipe, "-o", tmp_path / "out", "--until", "quantize", home=run.home, check=0)
+    fresh = [line.split()[0] for line in done.stderr.splitlines() if line.strip() and "cached" not in line and not line.startswith(" ")]
+    assert sorted(fresh) == ["distill"] * 3 + ["export"] * 3 + ["quantize"] * 3, "one of each for every scheme that says its arithmetic"
+    learned = [json.loads(file.read_text()) for file in (run.home / "store").glob("quantize-*/loss.json")]
+    assert sum(loss["through_quantizer"] for loss in learned) == 3
+    schemes = {json.loads(file.read_text()).get("scheme") for file in (run.home / "store").glob("distill-*/facts.json")}
+    assert schemes == {None, "onnx_int8_dynamic", "onnx_int8_int4_table", "onnx_int4_block"}
+
+
 def test_second_target_reuses_the_student(run: Run) -> None:
     """A training a device. A device that is not at hand is undecided: exit code 3, a bundle, and no speed claimed."""
     done = edgedistill("compile", run.folder / "recipe.toml", "-t", "raspberry-pi-4", "-o", run.folder / "out", home=run.home, check=3)
@@ -288,6 +303,11 @@ def test_search_ends_at_one_student_for_each_target(recipe_file: Write, tmp_path
     assert set(record["targets"]) == {"laptop-x86", "raspberry-pi-4"}
     assert all(entry["costs"]["laptop-x86"][0]["p50_ms"] > 0 for entry in record["candidates"]), "costs were not measured before training"
     assert all(cost["p50_ms"] is None for entry in record["candidates"] for cost in entry["costs"]["raspberry-pi-4"]), "a clock nobody read"
+    assert {entry["name"]: entry["larger"] for entry in record["candidates"]} == {
+        "transformer layers=1 ffn=32": "transformer layers=1",
+        "transformer layers=1": "transformer layers=4",
+        "transformer layers=4": "",
+    }, "a student that is a part of one that has learned begins there"
     chosen = record["targets"]["laptop-x86"]["chosen"]
     assert any(entry["finished"] for entry in record["candidates"] if entry["name"] == chosen)
     again = edgedistill("compile", recipe, "-o", tmp_path / "out", home=tmp_path / "home", check=3)

@@ -16,6 +16,7 @@ from edgedistill.recipe import Student, read_recipe
 from edgedistill.search import Candidate, Score, cheapest, climb, dropped, name_of
 from edgedistill.stages.probe import Cost, excess, over_budget
 from edgedistill.store import Artifact
+from edgedistill.students.transformer import within
 
 
 def score(right: int, rows: int = 400) -> Score:
@@ -83,6 +84,22 @@ def test_costs_against_a_budget() -> None:
     assert excess(slow, budget) == pytest.approx(1.0) and excess(quick, budget) == 0
     assert cheapest([quick, slow], budget, "fastest") == 1.0 and cheapest([quick, slow], budget, "smallest") == 5.0
     assert cheapest([slow], budget, "smallest") == float("inf")
+
+
+def test_a_part_of_a_larger_student() -> None:
+    """A student that begins with the weights of other layers than its own, or of one that it is no part of."""
+
+    def cut(small: dict[str, object], large: dict[str, object]) -> Student | None:
+        return within(Student(family="transformer", **small), Student(family="transformer", **large), 6)  # type: ignore[arg-type]
+
+    found = cut({"layers": [0, 5], "ffn": 768}, {"layers": [0, 2, 5]})
+    assert found is not None and (found.layers, found.ffn, found.vocabulary) == ([0, 2], 768, "full")
+    found = cut({"layers": 2, "width": 192}, {"layers": 4, "width": 192})
+    assert found is not None and (found.layers, found.width) == ([0, 3], None), "a width that is there already is not cut again"
+    assert cut({"layers": [0, 1]}, {"layers": [0, 2, 5]}) is None
+    assert cut({"layers": 2, "ffn": 768}, {"layers": 3, "ffn": 512}) is None
+    assert cut({"layers": 2, "vocabulary": 6000}, {"layers": 3}) is None
+    assert cut({"layers": 2}, {"layers": 2}) is None
 
 
 def test_names_say_what_was_asked() -> None:

@@ -93,6 +93,24 @@ def tiny_mpnet(folder: Path, classes: int = 5, layers: int = 2, hidden: int = 64
     return _save(MPNetForSequenceClassification(config), folder)
 
 
+def tiny_conv(folder: Path, classes: int = 5, layers: int = 2, hidden: int = 64) -> Path:
+    """Our own convolutions."""
+    from edgedistill.architectures import ConvConfig, ConvForSequenceClassification
+
+    size = _tokenizer(folder, "wordpiece")
+    config = ConvConfig(vocab_size=size, embedding_size=48, hidden_size=hidden, num_hidden_layers=layers, num_labels=classes)
+    return _save(ConvForSequenceClassification(config), folder)
+
+
+def tiny_static(folder: Path, classes: int = 5, hidden: int = 64) -> Path:
+    """Our own bag of sub-words and their pairs."""
+    from edgedistill.architectures import StaticConfig, StaticForSequenceClassification
+
+    size = _tokenizer(folder, "wordpiece")
+    config = StaticConfig(vocab_size=size, hidden_size=hidden, ngrams=256, classifier_width=64, num_labels=classes)
+    return _save(StaticForSequenceClassification(config), folder)
+
+
 ARCHITECTURES: dict[str, Callable[[Path], Path]] = {
     "bert": tiny_bert,
     "electra": tiny_electra,

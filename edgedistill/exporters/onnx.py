@@ -28,6 +28,8 @@ FORMAT = "onnx"
 OPSET = 17  # the oldest that has LayerNormalization; later ones break patterns that the fusions look for
 FUSED_AS_BERT = ("bert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta", "camembert")
 
+FIRST_TOKEN = ("first_token_start", "first_token_end", "first_token_axis")  # the bounds of the slice that takes it
+
 # What acts on each position by itself, so that it may be done for one alone.
 BY_POSITION = frozenset(
     {"MatMul", "Add", "SkipLayerNormalization", "LayerNormalization", "BiasGelu", "Gelu", "FastGelu", "Erf", "Div", "Mul", "Tanh", "Relu"}
@@ -310,6 +312,13 @@ def _fold_constants(model: Any) -> None:
     _drop_unused(graph)
 
 
+def works_on_first_token(graphs: Path) -> bool:
+    """Whether an exported student does the work behind its last attention at the first token alone."""
+    import onnx
+
+    return any(tensor.name == FIRST_TOKEN[0] for tensor in onnx.load(str(graphs / "model.onnx")).graph.initializer)
+
+
 def _last_layer_for_first_token(model: Any) -> None:
     """Let everything behind the last attention work on position 0 alone, when that is all that the classifier reads.
 
@@ -344,11 +353,11 @@ def _last_layer_for_first_token(model: Any) -> None:
         return
     if any(node is not first_token and node not in readers and behind & set(node.input) for node in graph.node):
         return  # somebody else reads the other positions
-    for name, value in (("first_token_start", 0), ("first_token_end", 1), ("first_token_axis", 1)):
+    for name, value in zip(FIRST_TOKEN, (0, 1, 1), strict=True):
         graph.initializer.append(onnx.numpy_helper.from_array(np.array([value], np.int64), name))
-    bounds = ["first_token_start", "first_token_end", "first_token_axis"]
     slices = [
-        onnx.helper.make_node("Slice", [name, *bounds], [f"{name}_first"], name=f"first_token_{n}") for n, name in enumerate(sorted(sliced))
+        onnx.helper.make_node("Slice", [name, *FIRST_TOKEN], [f"{name}_first"], name=f"first_token_{n}")
+        for n, name in enumerate(sorted(sliced))
     ]
     for node in readers:
         node.input[:] = [f"{name}_first" if name in sliced else name for name in node.input]

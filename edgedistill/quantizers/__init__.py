@@ -10,6 +10,7 @@ A quantizer is a module with
   `calibration`: real rows, each batch {"input_ids": int64 [B, T], "attention_mask": int64 [B, T]}. Nodes named in `keep_float` stay in float
   (per-layer sensitivity chooses them). The same inputs give the same bytes; nothing is printed. Raises StageError when the graph would answer
   differently on an x86 CPU without VNNI (int8_safety.py);
+- `ARITHMETIC: fake_quant.Arithmetic`, when a student can learn through it: the grids that it stores and how its runtime rounds;
 - `layers(graphs: Path) -> list[str]`: the nodes it would quantize, the candidates for `keep_float`.
 
 The smallest, and the tutorial: onnx_int8_dynamic.py.

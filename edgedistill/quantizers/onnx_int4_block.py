@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgedistill.fake_quant import Arithmetic
 from edgedistill.int8_safety import require_saturation_free
 from edgedistill.onnx_graph import Batch, left_sides, products, replace, save_graph, tables
 
@@ -44,6 +45,7 @@ NARROW = 32  # outputs below which a product stays in float: the classifier head
 # order push a rounding step now and then, so between CPUs logits differ by up to 0.004 of their spread (250 real rows, none answered otherwise).
 ACCURACY_LEVEL = 4
 SHRINK = np.linspace(1.0, 0.7, 13, dtype=np.float32)
+ARITHMETIC = Arithmetic(products="int4_block", tables="int4_block", activations="int8_block", narrowest_product=NARROW, narrowest_table=32)
 
 
 def quantize(graphs: Path, out: Path, calibration: Sequence[Batch], keep_float: frozenset[str]) -> None:

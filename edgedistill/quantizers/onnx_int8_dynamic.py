@@ -27,11 +27,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edgedistill.fake_quant import Arithmetic
 from edgedistill.int8_safety import require_saturation_free
 from edgedistill.onnx_graph import Batch, quiet, save_graph
 
 FORMAT = "onnx"
 ABOUT = "int8 weights and activations, ranges taken at run time; no calibration, no saturation without VNNI"
+ARITHMETIC = Arithmetic(products="int7_channel", tables="uint8_tensor", activations="uint8_row")
 
 
 def quantize(graphs: Path, out: Path, calibration: Sequence[Batch], keep_float: frozenset[str]) -> None:

@@ -159,10 +159,11 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
 
 
 def _notes(model: Path) -> list[str]:
-    """What a reader of the report should know of a quantized file: which layers stayed in float."""
+    """What a reader of the report should know of a quantized file: whether the student learned through its arithmetic, which layers stayed in float."""
     loss = json.loads((model / "loss.json").read_text()) if (model / "loss.json").is_file() else {}
     kept = loss.get("kept_in_float", [])
-    return [f"{len(kept)} sensitive layers stay in float: {', '.join(kept)}"] if kept else []
+    notes = ["the student learned on through this quantizer's arithmetic"] if loss.get("through_quantizer") else []
+    return notes + ([f"{len(kept)} sensitive layers stay in float: {', '.join(kept)}"] if kept else [])
 
 
 class _Seen:
@@ -233,4 +234,4 @@ def this_machine() -> dict[str, Any]:
     }
 
 
-BENCHMARK = Stage("benchmark", 2, run, ("onnxruntime", "tokenizers", "numpy"))
+BENCHMARK = Stage("benchmark", 3, run, ("onnxruntime", "tokenizers", "numpy"))

@@ -3,6 +3,8 @@
 Three runs differ in one thing each: "distilled" learns the recipe's losses on the transfer set; the control "labels" learns the gold labels
 alone; the control "train_rows" learns the teacher's soft labels of the training rows alone, which tells what the transfer set bought. All
 start from the same weights and take the same number of steps of the same size.
+
+A finished student may learn on through a quantizer's arithmetic (`fake_quant.py`), where quantizing it loses too much.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill import plugins
+from edgedistill import fake_quant, plugins
 from edgedistill.errors import RecipeError, StageError
+from edgedistill.exporters.onnx import works_on_first_token
 from edgedistill.features import EMBEDDING, TOKEN_LEVEL, needs_of
 from edgedistill.models import check_folder, check_ids, load_model, load_tokenizer, same_ids, save
 from edgedistill.progress import tick
@@ -33,12 +36,14 @@ from edgedistill.tasks import together
 from edgedistill.training import Column, Schedule, batch_of, pad, stacked, train
 
 Run = Literal["distilled", "labels", "train_rows"]
+PROGRESS = {"distilled": "distilling", "labels": "control: labels alone", "train_rows": "control: training rows alone"}
+QUANTIZED_RATE = 0.5  # of the learning rate, for a finished student that only has to find its way on a grid
 SENTENCE_LEVEL = 'Take losses of whole texts instead: "soft_target", "similarity_preserving", "distance_angle" or "in_batch_ranking".'
 
 
 @dataclass(frozen=True)
 class Params:
-    """share: of the steps that the recipe asks for; a trial of a search takes a part of them."""
+    """share: of the steps that the recipe asks for; a trial of a search takes a part of them. scheme: the quantizer that it learns through, if any."""
 
     run: Run
     student: Student
@@ -47,22 +52,45 @@ class Params:
     precision: str
     seed: int
     share: float = 1.0
+    scheme: str | None = None
 
 
-def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Path, start: Path, teacher: Path | None = None) -> None:
+def run(
+    out: Path,
+    params: Params,
+    *,
+    prepared: Path,
+    transfer: Path,
+    labels: Path,
+    start: Path,
+    teacher: Path | None = None,
+    graphs: Path | None = None,
+) -> None:
     """Writes `model/` (a Hugging Face folder), `facts.json` and `held_out.json` (how it answers the held-out texts).
 
     start: the student's weights to begin with: an untrained student, or one that was trained for a part of the steps.
     teacher: its artifact, given when a loss looks inside it while the student learns.
+    graphs: of the student as it begins, given when it learns through a quantizer.
     """
-    inputs = {"prepared": prepared, "transfer": transfer, "labels": labels, "start": start} | ({"teacher": teacher} if teacher else {})
+    given = {"prepared": prepared, "transfer": transfer, "labels": labels, "start": start, "teacher": teacher, "graphs": graphs}
+    inputs = {name: path for name, path in given.items() if path is not None}
     if params.distill.processes > 1:
         _in_processes(out, params, inputs)
     else:
         _learn(out, params, **inputs)
 
 
-def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Path, start: Path, teacher: Path | None = None) -> None:
+def _learn(
+    out: Path,
+    params: Params,
+    *,
+    prepared: Path,
+    transfer: Path,
+    labels: Path,
+    start: Path,
+    teacher: Path | None = None,
+    graphs: Path | None = None,
+) -> None:
     """One process's part. Every process does the same; the Trainer divides the rows, and rank 0 writes."""
     from torch import distributed
 
@@ -105,9 +133,15 @@ def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels:
         no_dropout(student)
     # A control that does not learn is a finding, and a search drops such a candidate; a student that does not learn is a mistake.
     judged = params.run == "distilled" and params.share > 0.5
-    objective = Objective(losses, student, columns, watched, ids, steps if judged else None)
     pad_id = student.config.pad_token_id or 0
-    terms, warnings = objective.balance(_sample(tokens, columns, params.distill.batch_size, pad_id))
+    sample = _sample(tokens, columns, params.distill.batch_size, pad_id)
+    settle = None
+    if params.scheme is not None:
+        arithmetic = plugins.find("quantizers", params.scheme).ARITHMETIC
+        example = {name: sample[0][name] for name in ("input_ids", "attention_mask")} if graphs and works_on_first_token(graphs) else None
+        settle = fake_quant.attach(student, arithmetic, example)
+    objective = Objective(losses, student, columns, watched, ids, steps if judged else None)
+    terms, warnings = objective.balance(sample)
     objective.train()
     train(
         objective,
@@ -116,7 +150,7 @@ def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels:
         None,
         Schedule(
             steps,
-            params.distill.learning_rate or plugins.find("students", params.student.family).LEARNING_RATE,
+            _learning_rate(params),
             params.distill.batch_size,
             params.precision,
             params.seed,
@@ -124,9 +158,11 @@ def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels:
         ),
         pad_id=pad_id,
         checkpoints=out / "checkpoints",
-        label={"distilled": "distilling", "labels": "control: labels alone", "train_rows": "control: training rows alone"}[params.run],
+        label=f"learning through {params.scheme}" if params.scheme else PROGRESS[params.run],
     )
     objective.close()
+    if settle is not None:
+        settle()
     if first:
         facts = json.loads((start / "facts.json").read_text())
         if (transfer / "held_out.parquet").is_file():
@@ -134,9 +170,15 @@ def _learn(out: Path, params: Params, *, prepared: Path, transfer: Path, labels:
             said = teacher_logits(labels / "labels.parquet", held.keys, task, settings)
             _answer_held_out(out / "held_out.json", student, tokenizer, held, said, task, settings)
         facts |= {"run": params.run, "steps": steps, "batch_size": rows_a_step, "rows": len(texts), "losses": losses}
+        facts |= {"scheme": params.scheme} if params.scheme else {}
         facts |= {"terms": [term | {"last": last} for term, last in zip(terms, objective.last(), strict=True)], "warnings": warnings}
         save(student, load_tokenizer(start / "model"), out / "model")
         (out / "facts.json").write_text(json.dumps(facts, indent=1))
+
+
+def _learning_rate(params: Params) -> float:
+    rate: float = params.distill.learning_rate or plugins.find("students", params.student.family).LEARNING_RATE
+    return rate * (QUANTIZED_RATE if params.scheme else 1)
 
 
 def _with_gold(prepared: Path, transfer: Path) -> Rows:
@@ -300,7 +342,7 @@ def _process() -> None:
     distributed.destroy_process_group()
 
 
-DISTILL = Stage("distill", 6, run, ("torch", "transformers", "accelerate", "tokenizers"))
+DISTILL = Stage("distill", 7, run, ("torch", "transformers", "accelerate", "tokenizers"))
 
 if __name__ == "__main__":
     _process()

@@ -166,4 +166,4 @@ def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-PAGE = Stage("page", 4, run, ("plotly", "jinja2"))
+PAGE = Stage("page", 5, run, ("plotly", "jinja2"))

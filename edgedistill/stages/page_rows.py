@@ -194,6 +194,7 @@ def search_rows(record: dict[str, Any], target: str) -> list[dict[str, Any]]:
             {
                 "name": candidate["name"],
                 "chosen": here,
+                "larger": candidate.get("larger", ""),
                 "fate": fate,
                 "scores": candidate["scores"],
                 "seconds": candidate["seconds"],

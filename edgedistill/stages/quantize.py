@@ -51,8 +51,11 @@ class Loss:
     divergence: float  # the task's mean distance of quantized from float logits: falls smoothly where the shares jump
 
 
-def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Path, graphs: Path) -> None:
-    """Writes `model.onnx`, the quantizer's `facts.json` and `loss.json`."""
+def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Path, graphs: Path, plain: Path | None = None) -> None:
+    """Writes `model.onnx`, the quantizer's `facts.json` and `loss.json`.
+
+    plain: the float graph of the student before it learned through the quantizer, where `graphs` are of one that did: the loss counts from there.
+    """
     quantizer = plugins.find("quantizers", params.scheme)
     task, settings = plugins.find("tasks", params.task), read_settings(prepared)
     rows = read_rows(transfer / "transfer.parquet")
@@ -74,7 +77,7 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
         logits = _logits(model, batches)
         return logits if positions is None else [row[places] for row, places in zip(logits, positions, strict=True)]
 
-    reference = said(graphs / "model.onnx")
+    reference = said((plain or graphs) / "model.onnx")
 
     def loss_with(keep: frozenset[str], folder: Path) -> Loss:
         folder.mkdir(exist_ok=True)
@@ -85,7 +88,8 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
     loss = loss_with(keep, out)
     if params.allowed_drop is not None and loss.drop > params.allowed_drop:
         keep, loss = keep_sensitive(quantizer, graphs, out, loss, params.allowed_drop, loss_with)
-    (out / "loss.json").write_text(json.dumps({**vars(loss), "kept_in_float": sorted(keep), "judged_rows": len(judged)}, indent=1))
+    facts = {**vars(loss), "kept_in_float": sorted(keep), "judged_rows": len(judged), "through_quantizer": plain is not None}
+    (out / "loss.json").write_text(json.dumps(facts, indent=1))
 
 
 def keep_sensitive(
@@ -172,4 +176,4 @@ def _logits(model: Path, batches: list[dict[str, npt.NDArray[Any]]]) -> list[npt
     return [row for batch in batches for row in session.run(["logits"], batch)[0]]
 
 
-QUANTIZE = Stage("quantize", 3, run, ("onnx", "onnxruntime", "numpy"))
+QUANTIZE = Stage("quantize", 4, run, ("onnx", "onnxruntime", "numpy"))

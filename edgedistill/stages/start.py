@@ -18,9 +18,12 @@ from edgedistill.tables import read_rows
 
 @dataclass(frozen=True)
 class Params:
+    """cut: the student as a part of another student, where `source` is that one's artifact: a search shrinks what has learned."""
+
     student: Student
     task: str
     seed: int
+    cut: Student | None = None
 
 
 def run(out: Path, params: Params, *, prepared: Path, transfer: Path, source: Path) -> None:
@@ -31,8 +34,13 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, source: Pa
     texts = read_rows(transfer / "transfer.parquet").texts
     (out / "model").mkdir(exist_ok=True)
     hub_task = plugins.find("tasks", params.task).HUB_TASK
-    facts = family.start(folder, out / "model", params.student, texts, classes, hub_task, params.seed)
+    facts = family.start(folder, out / "model", params.cut or params.student, texts, classes, hub_task, params.seed)
+    if params.cut is not None:
+        # What is told of a student is told against the model that all of them were cut from.
+        larger = json.loads((source / "facts.json").read_text())
+        facts |= {name: larger[name] for name in ("layers_before", "parameters_before", "vocabulary_before", "texts_with_equal_ids")}
+        facts["layers"] = [larger["layers"][layer] for layer in facts["layers"]]
     (out / "facts.json").write_text(json.dumps({"family": params.student.family, **facts}, indent=1))
 
 
-START = Stage("start", 1, run, ("torch", "transformers", "tokenizers"))
+START = Stage("start", 2, run, ("torch", "transformers", "tokenizers"))

@@ -11,5 +11,7 @@ A family is a module, free of torch when imported, with
 - `sizes(options: recipe.Student, teacher: Mapping) -> list[recipe.Student]`: candidates from the cheapest to the dearest, each complete; what `options`
   fixes stays fixed. `teacher`: `layers`, `width`, `heads`, `ffn` of the model they start from.
 
+and, where a larger student holds smaller ones, `within(small, large, available: int) -> recipe.Student | None`: `small` as a cut out of `large`.
+
 The smallest, and the tutorial: static.py.
 """

@@ -89,6 +89,25 @@ def sizes(options: Student, teacher: Mapping[str, Any]) -> list[Student]:
     return [ladder[cost] for cost in sorted(ladder)]
 
 
+def within(small: Student, large: Student, available: int) -> Student | None:
+    """`small` as a cut out of `large`, or None when it is not a part of it. available: layers of the model that both are described by.
+
+    Shrinking step by step, from a student that has already learned, is kinder than one big cut: arXiv:2004.04037 (DynaBERT), §3.
+    """
+    ours, theirs = which_layers(small.layers, available), which_layers(large.layers, available)
+    fits = (
+        (small.start, small.vocabulary, small.max_tokens) == (large.start, large.vocabulary, large.max_tokens)
+        and set(ours) <= set(theirs)
+        and (large.width, large.heads) in ((small.width, small.heads), (None, None))
+        and large.ffn in (small.ffn, None)
+        and small != large
+    )
+    if not fits:
+        return None
+    same = {name: None for name in ("width", "heads", "ffn") if getattr(small, name) == getattr(large, name)}
+    return small.model_copy(update={"layers": [theirs.index(layer) for layer in ours], "vocabulary": "full", **same})
+
+
 def _narrower(model: Any, options: Student, tokenizer: Any, texts: Sequence[str]) -> Any:
     names = normalized(model.config)
     width = options.width or names.hidden_size
