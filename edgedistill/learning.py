@@ -115,17 +115,19 @@ class Students:
             aware = self.trained(chosen.student, chosen.finished, share=THROUGH_QUANTIZER_SHARE, scheme=scheme, graphs=graphs)
             ways.append({"graphs": self.exported(aware, plugins.find("quantizers", scheme).FORMAT), "plain": graphs})
             learned = self.on.make(quantize.QUANTIZE, params, **known, **ways[1])
-            if _drop(learned) < _drop(binary) or how == "always":
+            if how == "always" or _drop(learned, unseen=True) < _drop(binary, unseen=True):
                 binary, ways = learned, ways[::-1]
-        if _drop(binary) > allowed:
+        if _drop(binary, unseen=len(ways) > 1) > allowed:
             return self.on.make(quantize.QUANTIZE, replace(params, allowed_drop=allowed), **known, **ways[0])
         return binary
 
 
-def _drop(binary: Artifact) -> float:
-    """What quantizing lost, as a share; 0 in a plan, where nothing is known yet."""
+def _drop(binary: Artifact, unseen: bool = False) -> float:
+    """What quantizing lost, as a share; 0 in a plan, where nothing is known yet. unseen: on held-out texts, where there are enough of them."""
     file = binary.path / "loss.json"
-    return float(json.loads(file.read_text())["drop"]) if file.is_file() else 0.0
+    loss = json.loads(file.read_text()) if file.is_file() else {"drop": 0.0}
+    held_out = loss.get("unseen_drop") if unseen else None
+    return float(loss["drop"] if held_out is None else held_out)
 
 
 @dataclass(frozen=True)

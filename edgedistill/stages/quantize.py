@@ -1,7 +1,8 @@
 """quantize: one scheme applied to the float graph; layers that lose too much stay in float.
 
 How much is lost is judged without the test rows: on texts of the transfer set that the calibration does not see, by how much less often the
-quantized student agrees with the teacher than its float does. When that is more than the budget leaves, every layer is quantized all but
+quantized student agrees with the teacher than its float does. A student that learned on through the quantizer has seen those texts once more than its
+float has, so both are judged on the held-out texts there. When that is more than the budget leaves, every layer is quantized all but
 one in turn; the layers whose stay in float wins most back, per byte that it costs, stay in float until the loss fits.
 """
 
@@ -28,6 +29,7 @@ from edgedistill.tasks import together
 from edgedistill.training import pad
 
 CALIBRATION_ROWS, JUDGED_ROWS, BATCH = 256, 1024, 32
+FEWEST_HELD_OUT = 64
 PADDING = ("[PAD]", "<pad>")  # BERT's name for it, and that of RoBERTa and MPNet, whose position numbers depend on it
 
 
@@ -57,39 +59,62 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
     plain: the float graph of the student before it learned through the quantizer, where `graphs` are of one that did: the loss counts from there.
     """
     quantizer = plugins.find("quantizers", params.scheme)
-    task, settings = plugins.find("tasks", params.task), read_settings(prepared)
     rows = read_rows(transfer / "transfer.parquet")
     order = np.random.default_rng(params.seed).permutation(len(rows.texts))
     tokenizer = _tokenizer(graphs, params.max_tokens)
-    calibration = _batches(tokenizer, _encoded(tokenizer, rows, order[:CALIBRATION_ROWS]))
+    calibration = _batches(tokenizer, _encoded(tokenizer, [rows.texts[place] for place in order[:CALIBRATION_ROWS]]))
     judged = order[CALIBRATION_ROWS : CALIBRATION_ROWS + JUDGED_ROWS]
     if len(judged) < 64:  # a tiny transfer set: better to judge on what was calibrated on than not at all
         judged = order[:JUDGED_ROWS]
-    texts = [rows.texts[place] for place in judged]
-    teacher = teacher_logits(labels / "labels.parquet", [rows.keys[place] for place in judged], task, settings)
-    encodings = _encoded(tokenizer, rows, judged)
-    batches = _batches(tokenizer, encodings)
-    positions = (
-        [task.positions(text, row.offsets) for text, row in zip(texts, encodings, strict=True)] if hasattr(task, "positions") else None
-    )
-
-    def said(model: Path) -> list[npt.NDArray[Any]]:
-        logits = _logits(model, batches)
-        return logits if positions is None else [row[places] for row, places in zip(logits, positions, strict=True)]
-
-    reference = said((plain or graphs) / "model.onnx")
+    task, settings = plugins.find("tasks", params.task), read_settings(prepared)
+    asked = _ask(task, settings, tokenizer, labels, [rows.texts[place] for place in judged], [rows.keys[place] for place in judged])
+    before = (plain or graphs) / "model.onnx"
+    reference = asked.said(before)
 
     def loss_with(keep: frozenset[str], folder: Path) -> Loss:
         folder.mkdir(exist_ok=True)
         quantizer.quantize(graphs, folder, calibration, keep)
-        return compare(task, settings, texts, reference, said(folder / "model.onnx"), teacher)
+        return compare(task, settings, asked.texts, reference, asked.said(folder / "model.onnx"), asked.teacher)
 
     keep: frozenset[str] = frozenset()
     loss = loss_with(keep, out)
     if params.allowed_drop is not None and loss.drop > params.allowed_drop:
         keep, loss = keep_sensitive(quantizer, graphs, out, loss, params.allowed_drop, loss_with)
-    facts = {**vars(loss), "kept_in_float": sorted(keep), "judged_rows": len(judged), "through_quantizer": plain is not None}
+    facts: dict[str, Any] = {
+        **vars(loss),
+        "kept_in_float": sorted(keep),
+        "judged_rows": len(judged),
+        "through_quantizer": plain is not None,
+    }
+    held = read_rows(transfer / "held_out.parquet") if (transfer / "held_out.parquet").is_file() else None
+    if held is not None and len(held) >= FEWEST_HELD_OUT:
+        unseen = _ask(task, settings, tokenizer, labels, held.texts, held.keys)
+        drop = compare(task, settings, unseen.texts, unseen.said(before), unseen.said(out / "model.onnx"), unseen.teacher).drop
+        facts["unseen_drop"] = drop
     (out / "loss.json").write_text(json.dumps(facts, indent=1))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Texts that a graph can be asked, and what the teacher says of them. positions: where the words of each text are answered, if it is by word."""
+
+    texts: Sequence[str]
+    batches: list[dict[str, npt.NDArray[Any]]]
+    positions: list[npt.NDArray[Any]] | None
+    teacher: Any
+
+    def said(self, model: Path) -> list[npt.NDArray[Any]]:
+        """The logits of each text, as the task has them: [outputs] or [words, outputs]."""
+        logits = _logits(model, self.batches)
+        return logits if self.positions is None else [row[places] for row, places in zip(logits, self.positions, strict=True)]
+
+
+def _ask(task: ModuleType, settings: dict[str, Any], tokenizer: Any, labels: Path, texts: list[str], keys: list[str]) -> _Asked:
+    encodings = _encoded(tokenizer, texts)
+    positions = None
+    if hasattr(task, "positions"):
+        positions = [task.positions(text, row.offsets) for text, row in zip(texts, encodings, strict=True)]
+    return _Asked(texts, _batches(tokenizer, encodings), positions, teacher_logits(labels / "labels.parquet", keys, task, settings))
 
 
 def keep_sensitive(
@@ -142,8 +167,8 @@ def compare(task: ModuleType, settings: dict[str, Any], texts: Sequence[str], re
 
 def calibration_batches(rows: Rows, graphs: Path, max_tokens: int, count: int, seed: int) -> list[dict[str, npt.NDArray[Any]]]:
     """`count` rows drawn from the transfer set, as the graph's inputs."""
-    tokenizer = _tokenizer(graphs, max_tokens)
-    return _batches(tokenizer, _encoded(tokenizer, rows, np.random.default_rng(seed).permutation(len(rows.texts))[:count]))
+    tokenizer, order = _tokenizer(graphs, max_tokens), np.random.default_rng(seed).permutation(len(rows.texts))
+    return _batches(tokenizer, _encoded(tokenizer, [rows.texts[place] for place in order[:count]]))
 
 
 def _tokenizer(graphs: Path, max_tokens: int) -> Any:
@@ -154,8 +179,8 @@ def _tokenizer(graphs: Path, max_tokens: int) -> Any:
     return tokenizer
 
 
-def _encoded(tokenizer: Any, rows: Rows, places: Sequence[int] | npt.NDArray[Any]) -> list[Any]:
-    return list(tokenizer.encode_batch([rows.texts[place] for place in places]))
+def _encoded(tokenizer: Any, texts: Sequence[str]) -> list[Any]:
+    return list(tokenizer.encode_batch(list(texts)))
 
 
 def _batches(tokenizer: Any, encodings: Sequence[Any]) -> list[dict[str, npt.NDArray[Any]]]:
@@ -176,4 +201,4 @@ def _logits(model: Path, batches: list[dict[str, npt.NDArray[Any]]]) -> list[npt
     return [row for batch in batches for row in session.run(["logits"], batch)[0]]
 
 
-QUANTIZE = Stage("quantize", 4, run, ("onnx", "onnxruntime", "numpy"))
+QUANTIZE = Stage("quantize", 5, run, ("onnx", "onnxruntime", "numpy"))
