@@ -319,6 +319,15 @@ class Recipe(Section):
             raise ValueError(f'several label columns are for task = "score", not "{self.task}"; name one with data.label')
         return self
 
+    @model_validator(mode="after")
+    def _families_serve_the_task(self) -> Recipe:
+        asked = [self.student.family, *self.search.families, *(student.family for student in self.search.students)]
+        wrong = [name for name in asked if name != "auto" and not serves(name, self.task)]
+        if wrong:
+            others = " or ".join(f'"{name}"' for name in plugins.names("students") if serves(name, self.task))
+            raise ValueError(f'a student of the family "{wrong[0]}" has no answer to the task "{self.task}"; write {others}')
+        return self
+
     @field_validator("task")
     @classmethod
     def _task_exists(cls, task: str) -> str:
@@ -370,6 +379,12 @@ class Recipe(Section):
                 "Leave calls out, or this loss."
             )
         return distill
+
+
+def serves(family: str, task: str) -> bool:
+    """Whether a family of students can answer a task."""
+    tasks = getattr(plugins.find("students", family), "TASKS", None)
+    return tasks is None or task in tasks
 
 
 ANY_FAMILY = frozenset({"family", "start", "max_tokens"})  # what every family of students takes

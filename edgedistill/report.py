@@ -241,6 +241,49 @@ def calibration_error(report: Report, variant: Variant, bins: int = 15) -> float
     return float(sum(gaps) / len(confidence))
 
 
+@dataclass(frozen=True)
+class TypeFigures:
+    """How one type of span fared: of what stands in the expected answers and in the variant's, how much is in both."""
+
+    name: str
+    rows: int  # test rows in which either has one
+    expected: int
+    answered: int
+    right: int  # start, end and type as expected
+    f1: Figure
+
+    @property
+    def precision(self) -> float:
+        """Share of the answered spans that are right; NaN when none was answered."""
+        return self.right / self.answered if self.answered else math.nan
+
+    @property
+    def recall(self) -> float:
+        """Share of the expected spans that were found; NaN when none was expected."""
+        return self.right / self.expected if self.expected else math.nan
+
+
+def by_type(report: Report, variant: Variant) -> list[TypeFigures]:
+    """Entity F1 taken apart: each type of span, the most frequent first. Empty where answers are no lists of [start, end, type].
+
+    Spans as in CoNLL-2003: right when start, end and type are. Types that nobody expected or answered are left out.
+    """
+    if report.metric != "entity F1":
+        return []
+    counts: dict[str, Array] = {}  # type → [rows, 3]: expected, answered, in both
+    for row, (expected, answered) in enumerate(zip(report.expected, variant.predicted, strict=True)):
+        theirs, ours = {tuple(span) for span in expected}, {tuple(span) for span in answered}
+        for place, spans in enumerate((theirs, ours, theirs & ours)):
+            for *_, name in spans:
+                counts.setdefault(name, np.zeros((len(report.expected), 3)))[row, place] += 1
+    found = []
+    for name, table in counts.items():
+        expected_spans, answered_spans, right = (int(total) for total in table.sum(axis=0))
+        f1 = ratio_figure(2 * table[:, 2], table[:, 0] + table[:, 1], report.seed)
+        found.append(TypeFigures(name, int(table.any(axis=1).sum()), expected_spans, answered_spans, right, f1))
+    return sorted(found, key=lambda one: (-one.expected, one.name))
+
+
 def percentile_ms(timings: Timings, share: float) -> Figure:
     """A percentile of text in to answer out with the exact order-statistic interval: no distribution is assumed.
 
@@ -421,7 +464,18 @@ def summary(report: Report) -> list[dict[str, Any]]:
         }
         for kind, timings in variant.timings.items():
             row[f"ms_{kind}"] = {f"p{share * 100:.0f}": vars(percentile_ms(timings, share)) for share in (0.5, 0.9, 0.99)}
+        if types := by_type(report, variant):
+            row["types"] = [
+                {"name": one.name, "expected": one.expected, "answered": one.answered, "right": one.right}
+                | {"precision": _known(one.precision), "recall": _known(one.recall), "f1": vars(one.f1)}
+                for one in types
+            ]
         if variant.role == "student":
             row["verdicts"] = [vars(verdict) for verdict in verdicts(report, variant)]
         rows.append(row)
     return rows
+
+
+def _known(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if math.isnan(value) else value

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from edgedistill.budget import Budget
 from edgedistill.errors import RecipeError
-from edgedistill.recipe import Student, read_recipe
-from edgedistill.search import Candidate, Score, cheapest, climb, dropped, name_of
+from edgedistill.recipe import Recipe, Student, read_recipe
+from edgedistill.search import Candidate, Score, cheapest, climb, dropped, ladder, name_of, needed_agreement
 from edgedistill.stages.probe import Cost, excess, over_budget
 from edgedistill.store import Artifact
 from edgedistill.students.transformer import within
@@ -128,3 +128,32 @@ def test_a_size_needs_its_family(recipe_file) -> None:  # type: ignore[no-untype
     with pytest.raises(RecipeError) as error:
         read_recipe(recipe_file(('family     = "transformer"\n', "")))
     assert 'layers fix a size, so the family must be said too: write family = "transformer" under [student]' in str(error.value)
+
+
+def test_where_the_teacher_is_right_the_whole_difference_counts() -> None:
+    """A budget of 0.97 of the teacher's tags, and a search that stops at a student with 0.94 of them."""
+    assert needed_agreement(Budget(accuracy_drop=0.03), labelled=False) == pytest.approx(0.97)
+    assert needed_agreement(Budget(accuracy_drop=0.03), labelled=True) == pytest.approx(0.94)
+
+
+def test_a_search_looks_into_families_that_can_answer(tmp_path: Path, tiny_teacher: Path) -> None:
+    """A bag of words, which has no answer for each word, started as a tagger and ending in transformers' own error."""
+    recipe = recipe_of(tmp_path, "tag", "")
+    assert {student.family for student in ladder(recipe, tiny_teacher)} == {"conv", "transformer"}
+    assert "static" in {student.family for student in ladder(recipe_of(tmp_path, "embed", ""), tiny_teacher)}
+    for asked in (
+        '[student]\nfamily = "static"\n',
+        '[search]\nfamilies = ["conv", "static"]\n',
+        '[[search.students]]\nfamily = "static"\n',
+    ):
+        with pytest.raises(RecipeError) as error:
+            recipe_of(tmp_path, "tag", asked)
+        assert 'a student of the family "static" has no answer to the task "tag"; write "conv" or "transformer"' in str(error.value)
+
+
+def recipe_of(folder: Path, task: str, more: str) -> Recipe:
+    (folder / "recipe.toml").write_text(
+        f'name = "r"\ntask = "{task}"\n{more}[data]\ntrain = "rows.csv"\n[teacher]\nmodel = "hf:a/b"\nlicense = "mit"\n'
+        '[compile]\ntargets = ["laptop-x86"]\n'
+    )
+    return read_recipe(folder / "recipe.toml")

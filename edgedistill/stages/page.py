@@ -32,6 +32,7 @@ from edgedistill.stages.page_rows import (
     single_label,
     slice_rows,
     timed,
+    type_rows,
 )
 from edgedistill.stages.plots import DATA_FIGURES, FIGURES, colors
 from edgedistill.stages.select import Choice, read_choice
@@ -150,6 +151,7 @@ def context(report: Report, choice: Choice, details: dict[str, Any]) -> dict[str
         "few": FEW_ROWS,
         "search": search_rows(details.get("search") or {}, report.target.get("name", "")),
         "classes": class_rows(report, chosen) if single_label(report) else [],
+        "types": type_rows(report, chosen),
         "confusions": confusions(report, chosen) if single_label(report) else [],
         "recipe": flat(details.get("lineage", {}).get("recipe", {})),
         "colors": colors(report, choice.chosen),

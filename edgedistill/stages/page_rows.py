@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgedistill.report import FEW_ROWS, Figure, Report, Variant, Verdict, accuracy, accuracy_difference, flips
+from edgedistill.report import FEW_ROWS, Figure, Report, Variant, Verdict, accuracy, accuracy_difference, by_type, flips
 from edgedistill.stages.select import shown
 
 LIMITS = {"p90_ms": "Latency, p90", "size_mb": "Size", "peak_mb": "Peak memory", "accuracy_drop": "{metric} drop"}
@@ -152,6 +152,12 @@ def class_rows(report: Report, chosen: Variant) -> list[dict[str, Any]]:
         entry: dict[str, Any] = {"name": name, "rows": len(places), "few": len(places) < FEW_ROWS}
         found.append(entry | (beside(report, chosen, places) if places else {}))
     return found
+
+
+def type_rows(report: Report, chosen: Variant) -> list[dict[str, Any]]:
+    """Each type of span, the chosen binary beside the teacher (None where the teacher's own answers are the expected ones)."""
+    teacher = {one.name: one.f1 for one in by_type(report, report.teacher)} if report.against == "labels" else {}
+    return [{"type": one, "few": one.rows < FEW_ROWS, "teacher": teacher.get(one.name)} for one in by_type(report, chosen)]
 
 
 def beside(report: Report, chosen: Variant, places: Sequence[int]) -> dict[str, Figure]:

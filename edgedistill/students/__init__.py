@@ -4,6 +4,7 @@ A family is a module, free of torch when imported, with
 
 - `ABOUT`: one line for people;
 - `OPTIONS`: the names in `recipe.Student` that it knows, beside `family`, `start` and `max_tokens`; any other is refused;
+- `TASKS` (may be left out): the names in tasks/ that it can answer, where that is not all of them;
 - `LEARNING_RATE`: peak learning rate of AdamW that suits it, where the recipe says none;
 - `start(source: Path, out: Path, options: recipe.Student, texts, classes, task, seed) -> dict`: writes an untrained student as a
   Hugging Face folder (config.json, model.safetensors, tokenizer.json) under `out` and gives its facts (layers, parameters, vocabulary).

@@ -300,6 +300,32 @@ def test_how_the_student_was_found_is_said() -> None:
     assert "How the student was found" not in page_of(a_report(), some_details() | {"search": None}).text
 
 
+def test_types_of_spans_are_told_apart() -> None:
+    """A tagger whose one type fails behind a good mean; and a type seen twice whose figure means nothing."""
+    report = a_report()
+    expected = [[[0, 4, "NAME"], [5, 9, EVIL]] if row % 2 else [[0, 4, "NAME"]] for row in range(ROWS)]
+    expected[0] = [[0, 4, "RARE"]]
+    answered = [[span for span in spans if span[2] != EVIL] for spans in expected]
+    variants = [
+        one.model_copy(update={"predicted": expected if one.role == "teacher" else answered, "confidence": []}) for one in report.variants
+    ]
+    report = report.model_copy(
+        update={
+            "task": "tag",
+            "metric": "entity F1",
+            "expected": expected,
+            "variants": variants,
+            "against": "teacher",
+            "classes": ["NAME", EVIL],
+        }
+    )
+    text = page_of(report).text
+    assert "Entity F1 taken apart" in text and "those that the teacher gives" in text
+    rows = re.search(r"NAME 119 119 119 100\.0 100\.0 100\.0.*?60 0 0 – 0\.0 0\.0.*?RARE 1 1 1 too few rows", text)
+    assert rows, text
+    assert "Entity F1 taken apart" not in page_of(a_report()).text
+
+
 def test_details_may_be_missing() -> None:
     """A report of an older or partial run that cannot be shown at all."""
     page = page_of(a_report(), details={})
