@@ -168,4 +168,4 @@ def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-PAGE = Stage("page", 5, run, ("plotly", "jinja2"))
+PAGE = Stage("page", 6, run, ("plotly", "jinja2"))
