@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgedistill.errors import RecipeError
 from edgedistill.features import TOKEN_LEVEL, needs_of
-from edgedistill.making import Making
+from edgedistill.making import Making, of_format
 from edgedistill.recipe import Member, Recipe, Student
 from edgedistill.search import Candidate, ladder, name_of, search
 from edgedistill.stages import benchmark, distill, export, probe, start
@@ -64,13 +65,16 @@ class Students:
 
     def exported(self, model: Keyed, format: str) -> Artifact:
         return self.on.make(
-            export.EXPORT, export.Params(format, self.recipe.student.max_tokens, self.recipe.task), prepared=self.prepared, model=model
+            of_format(export.EXPORT, format),
+            export.Params(format, self.recipe.student.max_tokens, self.recipe.task),
+            prepared=self.prepared,
+            model=model,
         )
 
     def probed(self, graphs: Keyed, target: Target) -> Artifact:
         device = target.model_dump(mode="json", exclude={"budget"})  # another budget is no reason to measure again
         params = probe.Params(self.recipe.task, device, self.recipe.student.max_tokens, benchmark.this_machine(), self.recipe.seed)
-        return self.on.make(probe.PROBE, params, prepared=self.prepared, transfer=self.texts, graphs=graphs)
+        return self.on.make(of_format(probe.PROBE, target.format), params, prepared=self.prepared, transfer=self.texts, graphs=graphs)
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,13 @@ def as_asked(base: Students, targets: Sequence[Target]) -> tuple[dict[str, Chose
 
 def searched(base: Students, targets: Sequence[Target]) -> tuple[dict[str, Chosen], dict[str, Any]]:
     """The cheapest student for each target that keeps the answers, and the record of how it was found."""
+    other = [target.name for target in targets if target.format != "onnx"]
+    if other:
+        raise RecipeError(
+            f"a search looks at students that only ONNX can hold, and {other[0]} wants another format.",
+            where="student.family",
+            write='Name the student: family = "transformer" and its layers under [student].',
+        )
     candidates = []
     spec = base.recipe.student.start
     source = base.on.source(spec, "student.start").path if spec else base.main.model.path

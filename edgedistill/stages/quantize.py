@@ -52,8 +52,9 @@ class Loss:
 
 
 def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Path, graphs: Path) -> None:
-    """Writes `model.onnx`, the quantizer's `facts.json` and `loss.json`."""
+    """Writes `model.onnx` or `model.gguf`, the quantizer's `facts.json` and `loss.json`."""
     quantizer = plugins.find("quantizers", params.scheme)
+    file = f"model.{quantizer.FORMAT}"
     task, settings = plugins.find("tasks", params.task), read_settings(prepared)
     rows = read_rows(transfer / "transfer.parquet")
     order = np.random.default_rng(params.seed).permutation(len(rows.texts))
@@ -74,12 +75,12 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
         logits = _logits(model, batches)
         return logits if positions is None else [row[places] for row, places in zip(logits, positions, strict=True)]
 
-    reference = said(graphs / "model.onnx")
+    reference = said(graphs / file)
 
     def loss_with(keep: frozenset[str], folder: Path) -> Loss:
         folder.mkdir(exist_ok=True)
         quantizer.quantize(graphs, folder, calibration, keep)
-        return compare(task, settings, texts, reference, said(folder / "model.onnx"), teacher)
+        return compare(task, settings, texts, reference, said(folder / file), teacher)
 
     keep: frozenset[str] = frozenset()
     loss = loss_with(keep, out)
@@ -98,12 +99,13 @@ def keep_sensitive(
 ) -> tuple[frozenset[str], Loss]:
     """Keep the most sensitive layers in float until the loss fits. Leaves the result in `out`; gives the kept layers and the loss."""
     trial = out / "trial"
-    quantized_bytes = (out / "model.onnx").stat().st_size
+    file = f"model.{quantizer.FORMAT}"
+    quantized_bytes = (out / file).stat().st_size
     layers = quantizer.layers(graphs)
     gains = {}
     for done, layer in enumerate(layers, 1):
         one = loss_with(frozenset([layer]), trial)
-        cost = max(1, (trial / "model.onnx").stat().st_size - quantized_bytes)
+        cost = max(1, (trial / file).stat().st_size - quantized_bytes)
         gains[layer] = (loss.divergence - one.divergence) / cost
         tick("sensitivity of each layer", done, len(layers))
     keep: frozenset[str] = frozenset()
@@ -164,6 +166,12 @@ def _batches(tokenizer: Any, encodings: Sequence[Any]) -> list[dict[str, npt.NDA
 
 def _logits(model: Path, batches: list[dict[str, npt.NDArray[Any]]]) -> list[npt.NDArray[Any]]:
     """Of each row, [outputs] or [tokens, outputs]."""
+    if model.suffix == ".gguf":
+        from edgedistill.llama import open_file
+
+        rows = [ids[mask == 1] for batch in batches for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
+        opened = open_file(model, max(map(len, rows)))
+        return [opened.outputs(row.tolist()) for row in rows]
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
