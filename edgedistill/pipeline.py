@@ -12,7 +12,7 @@ from typing import Any, Literal
 from edgedistill.budget import Budget
 from edgedistill.errors import InputError
 from edgedistill.learning import Students, as_asked, searched
-from edgedistill.making import Make, making
+from edgedistill.making import Make, making, of_format
 from edgedistill.recipe import Recipe, Transfer
 from edgedistill.report import Report, read_report
 from edgedistill.search import name_of
@@ -20,7 +20,7 @@ from edgedistill.sources import Source, home
 from edgedistill.stages import benchmark, bundle, coverage, distill, embed, foretell, page, prepare, quantize, select, transfer
 from edgedistill.store import Artifact, Keyed, Stage, Store
 from edgedistill.target import Target, find_target
-from edgedistill.teaching import Taught, ruling_labels, soft_labels, taught, teachable
+from edgedistill.teaching import Taught, ruling_labels, runs_here, soft_labels, taught, teachable
 
 Until = Literal["prepare", "teach", "distill", "export", "quantize", "benchmark", "select", "bundle"]
 HELD_OUT = {False: 0.05, True: 0.1}  # of the real texts, without and with a search
@@ -71,17 +71,19 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
         students = {"distilled": chosen[target.name].finished}
         for run in _controls(recipe):
             students[run] = base.trained(chosen[target.name].student, chosen[target.name].start, run)
-        graphs = {"teacher": base.exported(teacher, target.format)}
+        graphs = {"teacher": base.exported(teacher, target.format) if runs_here(recipe) else teacher}
         graphs |= {run: base.exported(student, target.format) for run, student in students.items()}
         results = {"prepare": prepared, "transfer": texts, "teacher": teacher, "export": graphs["distilled"]} | students
         budget = recipe.budget.over(target.budget)
         binaries = {
-            scheme: _quantized(make, recipe, budget, scheme, prepared=prepared, transfer=texts, labels=labels, graphs=graphs["distilled"])
+            scheme: _quantized(
+                make, recipe, budget, target.format, scheme, prepared=prepared, transfer=texts, labels=labels, graphs=graphs["distilled"]
+            )
             for scheme in (target.schemes if until not in ("export",) else [])
         }
         results |= binaries
         if until in ("benchmark", "select", "bundle"):
-            entries, files = _entries(graphs, binaries, teachable(recipe))
+            entries, files = _entries(graphs, binaries, recipe)
             facts: dict[str, Any] = {
                 "name": recipe.name,
                 "task": recipe.task,
@@ -89,7 +91,7 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
                 "max_tokens": tokens,
             }
             measured = make(
-                benchmark.BENCHMARK,
+                of_format(benchmark.BENCHMARK, target.format),
                 benchmark.Params(**facts, entries=entries, machine=benchmark.this_machine(), seed=recipe.seed),
                 prepared=prepared,
                 **files,
@@ -100,7 +102,7 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
         if until == "bundle":
             lineage = _lineage(recipe, data, teachers)
             results["bundle"] = make(
-                bundle.BUNDLE,
+                of_format(bundle.BUNDLE, target.format),
                 bundle.Params(**facts, entries=entries, lineage=lineage),
                 prepared=prepared,
                 transfer=texts,
@@ -235,23 +237,25 @@ def _deliver(built: Built, out: Path) -> Outcome:
     )
 
 
-def _quantized(make: Make, recipe: Recipe, budget: Budget, scheme: str, **inputs: Keyed) -> Artifact:
+def _quantized(make: Make, recipe: Recipe, budget: Budget, format: str, scheme: str, **inputs: Keyed) -> Artifact:
     """One quantized binary. Layers stay in float only when it loses more than the budget leaves, so another budget seldom makes another binary."""
-    plain = make(quantize.QUANTIZE, quantize.Params(scheme, recipe.student.max_tokens, recipe.seed, task=recipe.task), **inputs)
+    stage = of_format(quantize.QUANTIZE, format)
+    plain = make(stage, quantize.Params(scheme, recipe.student.max_tokens, recipe.seed, task=recipe.task), **inputs)
     allowed = QUANTIZATION_SHARE * (budget.accuracy_drop or 0.02)
     loss = plain.path / "loss.json"
     if loss.is_file() and json.loads(loss.read_text())["drop"] > allowed:
-        return make(quantize.QUANTIZE, quantize.Params(scheme, recipe.student.max_tokens, recipe.seed, allowed, recipe.task), **inputs)
+        return make(stage, quantize.Params(scheme, recipe.student.max_tokens, recipe.seed, allowed, recipe.task), **inputs)
     return plain
 
 
 def _entries(
-    graphs: dict[str, Artifact], binaries: dict[str, Artifact], teachable: bool
+    graphs: dict[str, Artifact], binaries: dict[str, Artifact], recipe: Recipe
 ) -> tuple[tuple[benchmark.Entry, ...], dict[str, Keyed]]:
     """What is benchmarked, and the folders of its files."""
     names = {"labels": "control: labels alone", "train_rows": "control: training rows alone"}
+    scheme = "float" if teachable(recipe) else "as it is" if runs_here(recipe) else "behind its API"
     entries = [
-        benchmark.Entry("teacher", "teacher float" if teachable else "teacher as it is", "teacher", "float" if teachable else "as it is"),
+        benchmark.Entry("teacher", f"teacher {scheme}", "teacher", scheme),
         benchmark.Entry("student", "student float", "student", "float"),
     ]
     files: dict[str, Keyed] = {
@@ -261,7 +265,7 @@ def _entries(
         "student_graphs": graphs["distilled"],
     }
     for scheme, binary in binaries.items():
-        entries.append(benchmark.Entry(scheme, f"student {scheme.removeprefix('onnx_')}", "student", scheme))
+        entries.append(benchmark.Entry(scheme, f"student {scheme.removeprefix('onnx_').removeprefix('gguf_')}", "student", scheme))
         files |= {f"{scheme}_model": binary, f"{scheme}_graphs": graphs["distilled"]}
     for run, name in names.items():
         if run in graphs:
