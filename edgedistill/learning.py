@@ -9,8 +9,9 @@ from typing import Any
 
 from edgedistill import plugins
 from edgedistill.budget import Budget
+from edgedistill.errors import RecipeError
 from edgedistill.features import TOKEN_LEVEL, needs_of
-from edgedistill.making import Making
+from edgedistill.making import Making, of_format
 from edgedistill.models import sizes_of
 from edgedistill.recipe import Member, Recipe, Student
 from edgedistill.search import Candidate, ladder, name_of, search
@@ -91,13 +92,16 @@ class Students:
 
     def exported(self, model: Keyed, format: str) -> Artifact:
         return self.on.make(
-            export.EXPORT, export.Params(format, self.recipe.student.max_tokens, self.recipe.task), prepared=self.prepared, model=model
+            of_format(export.EXPORT, format),
+            export.Params(format, self.recipe.student.max_tokens, self.recipe.task),
+            prepared=self.prepared,
+            model=model,
         )
 
     def probed(self, graphs: Keyed, target: Target) -> Artifact:
         device = target.model_dump(mode="json", exclude={"budget"})  # another budget is no reason to measure again
         params = probe.Params(self.recipe.task, device, self.recipe.student.max_tokens, benchmark.this_machine(), self.recipe.seed)
-        return self.on.make(probe.PROBE, params, prepared=self.prepared, transfer=self.texts, graphs=graphs)
+        return self.on.make(of_format(probe.PROBE, target.format), params, prepared=self.prepared, transfer=self.texts, graphs=graphs)
 
     def quantized(self, chosen: Chosen, graphs: Artifact, scheme: str, budget: Budget) -> Artifact:
         """One quantized binary, from the float `graphs` of a finished student.
@@ -108,17 +112,19 @@ class Students:
         how = self.recipe.distill.through_quantizer
         known: dict[str, Keyed] = {"prepared": self.prepared, "transfer": self.texts, "labels": self.labels}
         params = quantize.Params(scheme, self.recipe.student.max_tokens, self.recipe.seed, task=self.recipe.task)
+        quantizer = plugins.find("quantizers", scheme)
+        stage = of_format(quantize.QUANTIZE, quantizer.FORMAT)
         allowed = QUANTIZATION_SHARE * (budget.accuracy_drop or 0.02)
         ways: list[dict[str, Keyed]] = [{"graphs": graphs}]
-        binary = self.on.make(quantize.QUANTIZE, params, **known, **ways[0])
-        if how != "never" and hasattr(plugins.find("quantizers", scheme), "ARITHMETIC") and (how == "always" or _drop(binary) > allowed):
+        binary = self.on.make(stage, params, **known, **ways[0])
+        if how != "never" and hasattr(quantizer, "ARITHMETIC") and (how == "always" or _drop(binary) > allowed):
             aware = self.trained(chosen.student, chosen.finished, share=THROUGH_QUANTIZER_SHARE, scheme=scheme, graphs=graphs)
-            ways.append({"graphs": self.exported(aware, plugins.find("quantizers", scheme).FORMAT), "plain": graphs})
-            learned = self.on.make(quantize.QUANTIZE, params, **known, **ways[1])
+            ways.append({"graphs": self.exported(aware, quantizer.FORMAT), "plain": graphs})
+            learned = self.on.make(stage, params, **known, **ways[1])
             if how == "always" or _drop(learned, unseen=True) < _drop(binary, unseen=True):
                 binary, ways = learned, ways[::-1]
         if _drop(binary, unseen=len(ways) > 1) > allowed:
-            return self.on.make(quantize.QUANTIZE, replace(params, allowed_drop=allowed), **known, **ways[0])
+            return self.on.make(stage, replace(params, allowed_drop=allowed), **known, **ways[0])
         return binary
 
 
@@ -149,6 +155,13 @@ def as_asked(base: Students, targets: Sequence[Target]) -> tuple[dict[str, Chose
 
 def searched(base: Students, targets: Sequence[Target]) -> tuple[dict[str, Chosen], dict[str, Any]]:
     """The cheapest student for each target that keeps the answers, and the record of how it was found."""
+    other = [target.name for target in targets if target.format != "onnx"]
+    if other:
+        raise RecipeError(
+            f"a search looks at students that only ONNX can hold, and {other[0]} wants another format.",
+            where="student.family",
+            write='Name the student: family = "transformer" and its layers under [student].',
+        )
     candidates = []
     spec = base.recipe.student.start
     source = base.on.source(spec, "student.start").path if spec else base.main.model.path

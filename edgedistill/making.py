@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,6 +37,14 @@ class Making:
             return best_precision()
         except ModuleNotFoundError as error:
             raise missing_extra(error, "compile") from error
+
+
+FORMAT_PACKAGES = {"onnx": (), "gguf": ("gguf", "llama-cpp-python")}
+
+
+def of_format(stage: Stage, format: str) -> Stage:
+    """A stage whose result depends on the format, keyed by the packages of that format too."""
+    return replace(stage, packages=(*stage.packages, *FORMAT_PACKAGES[format]))
 
 
 def making(make: Make, recipe: Recipe, folder: Path) -> Making:

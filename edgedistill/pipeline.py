@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from edgedistill.errors import InputError
 from edgedistill.learning import Students, as_asked, searched
-from edgedistill.making import Make, making
+from edgedistill.making import Make, making, of_format
 from edgedistill.recipe import Recipe, Transfer
 from edgedistill.report import Report, read_report
 from edgedistill.search import name_of
@@ -18,7 +18,7 @@ from edgedistill.sources import Source, home
 from edgedistill.stages import benchmark, bundle, coverage, distill, embed, foretell, page, prepare, select, transfer
 from edgedistill.store import Artifact, Keyed, Stage, Store
 from edgedistill.target import Target, find_target
-from edgedistill.teaching import Taught, ruling_labels, soft_labels, taught, teachable
+from edgedistill.teaching import Taught, ruling_labels, runs_here, soft_labels, taught, teachable
 
 Until = Literal["prepare", "teach", "distill", "export", "quantize", "benchmark", "select", "bundle"]
 HELD_OUT = {False: 0.05, True: 0.1}  # of the real texts, without and with a search
@@ -68,7 +68,7 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
         students = {"distilled": chosen[target.name].finished}
         for run in _controls(recipe):
             students[run] = base.trained(chosen[target.name].student, chosen[target.name].start, run)
-        graphs = {"teacher": base.exported(teacher, target.format)}
+        graphs = {"teacher": base.exported(teacher, target.format) if runs_here(recipe) else teacher}
         graphs |= {run: base.exported(student, target.format) for run, student in students.items()}
         results = {"prepare": prepared, "transfer": texts, "teacher": teacher, "export": graphs["distilled"]} | students
         budget = recipe.budget.over(target.budget)
@@ -76,7 +76,7 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
         binaries = {scheme: base.quantized(chosen[target.name], graphs["distilled"], scheme, budget) for scheme in schemes}
         results |= binaries
         if until in ("benchmark", "select", "bundle"):
-            entries, files = _entries(graphs, binaries, teachable(recipe))
+            entries, files = _entries(graphs, binaries, recipe)
             facts: dict[str, Any] = {
                 "name": recipe.name,
                 "task": recipe.task,
@@ -84,7 +84,7 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
                 "max_tokens": tokens,
             }
             measured = make(
-                benchmark.BENCHMARK,
+                of_format(benchmark.BENCHMARK, target.format),
                 benchmark.Params(**facts, entries=entries, machine=benchmark.this_machine(), seed=recipe.seed),
                 prepared=prepared,
                 **files,
@@ -95,7 +95,7 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
         if until == "bundle":
             lineage = _lineage(recipe, data, teachers)
             results["bundle"] = make(
-                bundle.BUNDLE,
+                of_format(bundle.BUNDLE, target.format),
                 bundle.Params(**facts, entries=entries, lineage=lineage),
                 prepared=prepared,
                 transfer=texts,
@@ -231,12 +231,13 @@ def _deliver(built: Built, out: Path) -> Outcome:
 
 
 def _entries(
-    graphs: dict[str, Artifact], binaries: dict[str, Artifact], teachable: bool
+    graphs: dict[str, Artifact], binaries: dict[str, Artifact], recipe: Recipe
 ) -> tuple[tuple[benchmark.Entry, ...], dict[str, Keyed]]:
     """What is benchmarked, and the folders of its files."""
     names = {"labels": "control: labels alone", "train_rows": "control: training rows alone"}
+    scheme = "float" if teachable(recipe) else "as it is" if runs_here(recipe) else "behind its API"
     entries = [
-        benchmark.Entry("teacher", "teacher float" if teachable else "teacher as it is", "teacher", "float" if teachable else "as it is"),
+        benchmark.Entry("teacher", f"teacher {scheme}", "teacher", scheme),
         benchmark.Entry("student", "student float", "student", "float"),
     ]
     files: dict[str, Keyed] = {
@@ -246,7 +247,7 @@ def _entries(
         "student_graphs": graphs["distilled"],
     }
     for scheme, binary in binaries.items():
-        entries.append(benchmark.Entry(scheme, f"student {scheme.removeprefix('onnx_')}", "student", scheme))
+        entries.append(benchmark.Entry(scheme, f"student {scheme.removeprefix('onnx_').removeprefix('gguf_')}", "student", scheme))
         files |= {f"{scheme}_model": binary, f"{scheme}_graphs": graphs["distilled"]}
     for run, name in names.items():
         if run in graphs:

@@ -459,7 +459,9 @@ def summary(report: Report) -> list[dict[str, Any]]:
             "peak_mb": variant.peak_bytes / 1e6 if variant.peak_bytes else None,
             "cold_start_ms": float(np.median(variant.cold_start_ms)) if variant.cold_start_ms else None,
             "faster_than_teacher": speed_up(variant, report.teacher),
-            "smaller_than_teacher": report.teacher.size_bytes / variant.size_bytes,
+            "smaller_than_teacher": (report.teacher.size_bytes / variant.size_bytes or None)
+            if variant.size_bytes
+            else None,  # nobody knows how large one behind an API is
             "notes": variant.notes,
         }
         for kind, timings in variant.timings.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from edgedistill import plugins
 from edgedistill.budget import Budget
@@ -31,7 +31,7 @@ class Target(Section):
     about: str = Field(description="maker, model, processor, memory, system")
     isa: str = Field(description="instruction set the binary may use, such as x86-64-v3 or armv8-a")
     runtime: str = Field(description="a file in runtimes/")
-    format: Literal["onnx"] = Field("onnx", description="format of the binary")
+    format: Literal["onnx", "gguf"] = Field("onnx", description="format of the binary")
     schemes: list[str] = Field(min_length=1, description="files in quantizers/ that make sense on this device")
     threads: int = Field(1, ge=1, le=256, description="threads of the runtime")
     link: Link
@@ -46,6 +46,29 @@ class Target(Section):
     @classmethod
     def _schemes_exist(cls, schemes: list[str]) -> list[str]:
         return [_existing("quantizers", scheme) for scheme in schemes]
+
+    @model_validator(mode="after")
+    def _one_format(self) -> Target:
+        for folder, name in (("runtimes", self.runtime), *(("quantizers", scheme) for scheme in self.schemes)):
+            theirs = plugins.find(folder, name).FORMAT
+            if theirs != self.format:
+                raise ValueError(f'{folder}/{name} is for format "{theirs}", and the target\'s is "{self.format}"')
+        return self
+
+    @property
+    def model_file(self) -> str:
+        """What the binary is called."""
+        return f"model.{self.format}"
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """The package that runs the binary."""
+        return {"onnx": ("onnxruntime",), "gguf": ("llama-cpp-python",)}[self.format]
+
+    @property
+    def makers(self) -> tuple[str, ...]:
+        """The package that writes it."""
+        return (self.format,)
 
     @field_validator("link")
     @classmethod

@@ -110,6 +110,11 @@ def teachable(recipe: Recipe) -> bool:
     return False
 
 
+def runs_here(recipe: Recipe) -> bool:
+    """Whether the teacher is a model that can be measured on a target, or one behind an API."""
+    return getattr(plugins.find("teachers", recipe.teacher.kind), "RUNS_HERE", True)
+
+
 def ruling_labels(on: Making) -> tuple[str, ...] | None:
     """The teacher's own labels, when there are no others: nobody labelled the rows, or it can only be used as it is."""
     recipe = on.recipe

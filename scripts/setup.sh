@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up .venv with all that the demo and the tests need. Does nothing when it is up to date.
 #   scripts/setup.sh          what the demo needs
-#   scripts/setup.sh tests    and what the tests need: dev packages, and qemu-user where we may install it
+#   scripts/setup.sh tests    and what the tests need: dev packages, our build of llama.cpp (ten CPU-minutes, once), and qemu-user where we may install it
 # PYTHON=python3.12 chooses the interpreter. TORCH_INDEX=URL chooses where torch comes from: on Linux the default index serves the CUDA build,
 # several gigabytes larger; the CPU index is named on pytorch.org under "Get started".
 set -euo pipefail
@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 venv=.venv
 extras=compile
-[ "${1:-}" = tests ] && extras=compile,lowbit,dev
+[ "${1:-}" = tests ] && extras=compile,lowbit,llama,api,dev
 stamp=$venv/.ready-$extras-$(cksum <pyproject.toml | tr ' ' -)
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
@@ -36,6 +36,10 @@ if [ ! -e "$stamp" ]; then
   $pip --editable ".[$extras]" 2>&1 | grep -v '^WARNING: Location' || true
   $venv/bin/python -c 'import torch, transformers, onnxruntime, edgedistill'
   touch "$stamp"
+fi
+if [ "${1:-}" = tests ]; then
+  # llama.cpp for tests of GGUF. The wheel is kept in edgedistill's home, and a second run installs nothing.
+  $venv/bin/python -m edgedistill.llama_build
 fi
 if [ "${1:-}" = tests ] && ! command -v qemu-x86_64 >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
   # The tests run int8 binaries on an emulated x86 without VNNI.

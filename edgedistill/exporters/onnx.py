@@ -66,11 +66,11 @@ def export(model_dir: Path, out: Path, texts: Sequence[str], max_tokens: int, ta
 
     out.mkdir(parents=True, exist_ok=True)
     with quiet():
-        tokenizer = _write_tokenizer(model_dir, out / "tokenizer.json", texts, max_tokens)
-        model = _load(model_dir, task)
+        tokenizer = write_tokenizer(model_dir, out / "tokenizer.json", texts, max_tokens)
+        model = load_eager(model_dir, task)
         rows = [tokenizer.encode(text).ids for text in (*texts, *AWKWARD)]
         pad = model.config.pad_token_id or 0
-        truth = _torch_logits(model, rows)  # of the model as it was given, before anything below changes it
+        truth = torch_logits(model, rows)  # of the model as it was given, before anything below changes it
         _fold_token_types(model)
         # Two rows of different length, so that no size of the example can be taken for one of the model.
         example = batches([max(rows, key=len)[:9], min(rows, key=len)], pad)[0]
@@ -100,7 +100,7 @@ def batches(rows: Sequence[Sequence[int]], pad: int, size: int = 16) -> list[Bat
     return made
 
 
-def _write_tokenizer(model_dir: Path, path: Path, texts: Sequence[str], max_tokens: int) -> Any:
+def write_tokenizer(model_dir: Path, path: Path, texts: Sequence[str], max_tokens: int) -> Any:
     """The tokenizers-library file that travels with the graph: no padding (some repositories ship a fixed 128), truncation at `max_tokens`."""
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
@@ -126,7 +126,8 @@ def _write_tokenizer(model_dir: Path, path: Path, texts: Sequence[str], max_toke
     return written
 
 
-def _load(model_dir: Path, task: str) -> Any:
+def load_eager(model_dir: Path, task: str) -> Any:
+    """The torch model in a folder, in float32, with eager attention."""
     import torch
 
     from edgedistill.models import model_class
@@ -379,7 +380,7 @@ def _takes_position_0(graph: Any, gather: Any) -> bool:
     return axis == 1 and index is not None and not onnx.numpy_helper.to_array(index).any()
 
 
-def _torch_logits(model: Any, rows: Sequence[Sequence[int]]) -> list[npt.NDArray[np.float32]]:
+def torch_logits(model: Any, rows: Sequence[Sequence[int]]) -> list[npt.NDArray[np.float32]]:
     """The truth: every row alone, without padding, through torch. [classes], or [tokens, classes] where each token is answered."""
     import torch
 

@@ -18,11 +18,12 @@ from typing import Any, Literal
 
 from edgedistill import plugins
 from edgedistill.budget import Budget
-from edgedistill.digests import file_digest
+from edgedistill.digests import file_digest, tree_digest
 from edgedistill.links import Runner
 from edgedistill.progress import tick
 from edgedistill.report import Report, Timings, Variant, write_report
 from edgedistill.stages.prepare import read_settings
+from edgedistill.stages.teach import ANSWERS
 from edgedistill.store import Stage
 from edgedistill.tables import read_rows
 from edgedistill.target import Target
@@ -60,7 +61,10 @@ class Params:
 
 
 def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
-    """Writes `report.json`, without a budget: that is laid over it by select. files: `{id}_model`, `{id}_graphs` of each entry."""
+    """Writes `report.json`, without a budget: that is laid over it by select. files: `{id}_model`, `{id}_graphs` of each entry.
+
+    A teacher that does not run here has `answers.json` in the place of a model: what it said of the test rows. It has no timings and no size.
+    """
     target = Target(**params.target)
     link = plugins.find("links", target.link.kind)
     rows = read_rows(prepared / "test.parquet")
@@ -68,7 +72,7 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
 
     def start(entry: Entry) -> Runner:
         request = {
-            "model": str(files[f"{entry.id}_model"] / "model.onnx"),
+            "model": str(files[f"{entry.id}_model"] / target.model_file),
             "tokenizer": str(files[f"{entry.id}_graphs"] / "tokenizer.json"),
             "max_tokens": params.max_tokens,
             "threads": target.threads,
@@ -80,21 +84,25 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
         return runner
 
     runners: dict[str, Runner] = {}
+    here = [entry for entry in params.entries if not (files[f"{entry.id}_model"] / ANSWERS).is_file()]
     try:
         colds: dict[str, list[dict[str, Any]]] = {entry.id: [] for entry in params.entries}
         for _ in range(COLD_STARTS - 1):
-            for entry in params.entries:
+            for entry in here:
                 if entry.role != "control":
                     runner = start(entry)
                     colds[entry.id].append(runner.hello)
                     runner.close()
-        for entry in params.entries:
+        for entry in here:
             runners[entry.id] = start(entry)
             colds[entry.id].append(runners[entry.id].hello)
-        seen = _take_turns(runners, params, rows.texts, timed=[entry.id for entry in params.entries if entry.role != "control"])
+        seen = _take_turns(runners, params, rows.texts, timed=[entry.id for entry in here if entry.role != "control"])
     finally:
         for runner in runners.values():
             runner.close()
+    for entry in params.entries:
+        if entry not in here:  # a teacher behind an API: it was asked when it was taken on
+            seen[entry.id] = _Seen(json.loads((files[f"{entry.id}_model"] / ANSWERS).read_text()))
     raw = {name: [answer["target"] for answer in one.answers] for name, one in seen.items()}
     said = {name: together(task, targets, settings) for name, targets in raw.items()}
     teacher = next(entry.id for entry in params.entries if entry.role == "teacher")
@@ -110,16 +118,16 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
             gained == (one == right) and possible == 1
             for (gained, possible), one, right in zip(judged, said[entry.id], expected, strict=True)
         )
-        keep = measured and entry.role != "control"
+        keep, file = measured and entry.role != "control" and entry in here, model / target.model_file
         variants.append(
             Variant(
                 name=entry.name,
                 role=entry.role,
                 scheme=entry.scheme,
-                model_sha256=file_digest(model / "model.onnx"),
-                model_bytes=(model / "model.onnx").stat().st_size,
-                tokenizer_bytes=(graphs / "tokenizer.json").stat().st_size,
-                parameters=json.loads((graphs / "facts.json").read_text())["parameters"],
+                model_sha256=file_digest(file) if entry in here else tree_digest(model / "model"),
+                model_bytes=file.stat().st_size if entry in here else 0,
+                tokenizer_bytes=(graphs / "tokenizer.json").stat().st_size if entry in here else 0,
+                parameters=json.loads((graphs / "facts.json").read_text()).get("parameters", 0),
                 predicted=said[entry.id],
                 confidence=[round(answer["confidence"], 5) for answer in seen[entry.id].answers if "confidence" in answer],
                 gained=None if plain else [round(gained, 6) for gained, _ in judged],
@@ -143,7 +151,7 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
         how=link.HOW,
         where=f"{params.machine['cpu']}, {params.machine['system']}",
         machine=params.machine,
-        versions={name: version(name) for name in ("edgedistill", "onnxruntime", "tokenizers", "numpy")},
+        versions={name: version(name) for name in ("edgedistill", *target.engines, "tokenizers", "numpy")},
         budget=Budget(),
         prefer="smallest",
         metric=task.metric(settings),
@@ -169,8 +177,8 @@ def _notes(model: Path) -> list[str]:
 class _Seen:
     """What one variant did, as it comes in."""
 
-    def __init__(self) -> None:
-        self.answers: list[dict[str, Any]] = []
+    def __init__(self, answers: Sequence[dict[str, Any]] = ()) -> None:
+        self.answers = list(answers)
         self.raw: dict[str, dict[str, list[int]]] = {}
         self.peak = 0
 

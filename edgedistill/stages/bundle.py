@@ -109,13 +109,15 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, student: P
         **params.lineage,
         "transfer": _facts(transfer, "rows", "training_rows", "traffic_rows", "grown_rows", "methods"),
         "student": _facts(student, "architecture", "layers", "layers_before", "width", "vocabulary", "steps", "batch_size", "losses"),
-        "versions": package_versions(),
+        "versions": package_versions(target),
     }
-    shutil.copyfile(model / "model.onnx", out / "model.onnx")
+    shutil.copyfile(model / target.model_file, out / target.model_file)
     shutil.copyfile(graphs / "tokenizer.json", out / "tokenizer.json")
     shutil.copyfile(selected / "report.json", out / "report.json")
-    if file_digest(out / "model.onnx") != variant.model_sha256:
-        raise ParityError("the file to ship is not the file that was measured.", where=str(model / "model.onnx"), write="Compile again.")
+    if file_digest(out / target.model_file) != variant.model_sha256:
+        raise ParityError(
+            "the file to ship is not the file that was measured.", where=str(model / target.model_file), write="Compile again."
+        )
     settings = read_settings(prepared)
     about = plugins.find("tasks", params.task).about(settings)
     write_golden(out / "golden.jsonl", golden_vectors(out, params, target, settings, read_rows(prepared / "test.parquet").texts))
@@ -127,7 +129,7 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, student: P
             task=params.task,
             labels=report.classes,
             format=target.format,
-            model="model.onnx",
+            model=target.model_file,
             tokenizer="tokenizer.json",
             max_tokens=params.max_tokens,
             scheme=variant.scheme,
@@ -155,7 +157,7 @@ def golden_vectors(folder: Path, params: Params, target: Target, settings: dict[
     inputs = [*texts[::step][:REAL_VECTORS], *AWKWARD]
     inputs += [f"{text} {number}" for number, text in enumerate(texts * 64)][: max(0, 64 - len(inputs))]
     request = {
-        "model": str(folder / "model.onnx"),
+        "model": str(folder / target.model_file),
         "tokenizer": str(folder / "tokenizer.json"),
         "max_tokens": params.max_tokens,
         "threads": target.threads,
@@ -171,7 +173,7 @@ def golden_vectors(folder: Path, params: Params, target: Target, settings: dict[
         runner.close()
     for text, one, other in zip(inputs, first["logits"], second["logits"], strict=True):
         if np.abs(np.subtract(one, other)).max() > 1e-5:
-            raise ParityError(f"the model gives two answers to {text[:40]!r} in one process.", where=str(folder / "model.onnx"))
+            raise ParityError(f"the model gives two answers to {text[:40]!r} in one process.", where=str(folder / target.model_file))
     exact = plugins.find("tasks", params.task).EXACT
     return [
         Golden(text, ids, np.round(logits, 5).tolist(), said["answer"] if exact else None)
@@ -240,9 +242,9 @@ def _facts(folder: Path, *names: str) -> dict[str, Any]:
     return {name: facts[name] for name in names if name in facts}
 
 
-def package_versions() -> dict[str, str]:
+def package_versions(target: Target) -> dict[str, str]:
     """Versions of what made the bundle, for its lineage."""
-    return {name: version(name) for name in ("edgedistill", "torch", "transformers", "onnx", "onnxruntime", "tokenizers")}
+    return {name: version(name) for name in ("edgedistill", "torch", "transformers", *target.makers, *target.engines, "tokenizers")}
 
 
 BUNDLE = Stage("bundle", 2, run, ("onnxruntime", "tokenizers"))

@@ -95,7 +95,7 @@ def _shipped(folder: Path) -> tuple[Report, Variant]:
             "there is no report.json here.", where=str(folder), write="Give a bundle, or the folder of one target that compile wrote."
         )
     report = read_report(folder / "report.json")
-    digest = read_manifest(folder).files["model.onnx"]
+    digest = read_manifest(folder).files[read_manifest(folder).model]
     return report, next(variant for variant in report.variants if variant.model_sha256 == digest)
 
 

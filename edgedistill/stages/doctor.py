@@ -7,7 +7,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from edgedistill import plugins
+from edgedistill import llama_build, plugins
 from edgedistill.errors import EdgedistillError
 from edgedistill.sources import home
 from edgedistill.stages.benchmark import this_machine
@@ -47,16 +47,17 @@ def examine() -> dict[str, dict[str, Any]]:
         "verify and bench": {name: _installed(name) for name in NEEDED},
         "compile": {name: _installed(name) for name in FOR_COMPILE},
         "options": {name: f"{_installed(name)} ({what})" for name, what in OPTIONAL.items()},
+        "llama.cpp": {"llama-cpp-python": llama_build.described(), "gguf": _installed("gguf", "llama")},
         "links": {name: plugins.find("links", name).ABOUT for name in plugins.names("links")},
         "targets": {name: _reach(name) for name in target_names()},
     }
 
 
-def _installed(package: str) -> str:
+def _installed(package: str, extra: str = "compile") -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        extra = "lowbit" if package in OPTIONAL else "compile"
+        extra = "lowbit" if package in OPTIONAL else extra
         return f"missing: pip install 'edgedistill[{extra}]'"
 
 

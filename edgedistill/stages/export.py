@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedistill import plugins
+from edgedistill.errors import StageError
 from edgedistill.models import load_tokenizer
 from edgedistill.store import Stage
 from edgedistill.tables import read_rows
@@ -26,6 +27,12 @@ class Params:
 def run(out: Path, params: Params, *, prepared: Path, model: Path) -> None:
     """Writes the float graphs, `tokenizer.json` and `facts.json`. Raises ParityError when a graph or a tokenizer differs from torch's."""
     if (model / "model" / "model.onnx").is_file():  # a teacher that came as ONNX: what is benchmarked is its own file
+        if params.format != "onnx":
+            raise StageError(
+                f"the teacher came as ONNX and cannot be measured as {params.format}.",
+                where="compile.targets",
+                write='Take a target of format onnx, or give the model that the file was exported from with kind = "transformers".',
+            )
         _as_it_is(model / "model", out, params.max_tokens)
         return
     rows = read_rows(prepared / "train.parquet")

@@ -69,7 +69,7 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
         (out / "facts.json").write_text(json.dumps({"rows": 0, "binary": chosen.name}))
         return
     model = plugins.find("runtimes", target.runtime).open_model(
-        files[f"{chosen.id}_model"] / "model.onnx", files[f"{chosen.id}_graphs"] / "tokenizer.json", params.max_tokens, target.threads
+        files[f"{chosen.id}_model"] / target.model_file, files[f"{chosen.id}_graphs"] / "tokenizer.json", params.max_tokens, target.threads
     )
     encoded = [model.encode(text) for text in held.texts]
     ours = [task.answer(model.logits(ids), settings, text, offsets) for text, (ids, offsets) in zip(held.texts, encoded, strict=True)]

@@ -122,7 +122,7 @@ def render(report: Report, choice: Choice, details: dict[str, Any]) -> str:
     )
     environment.filters |= {
         "number": number, "percent": percent, "points": points, "count": count, "factor": factor, "chance": chance, "signed": signed,
-        "scheme_name": lambda name: str(name).removeprefix("onnx_"),
+        "scheme_name": lambda name: str(name).removeprefix("onnx_").removeprefix("gguf_"),
     }  # fmt: skip
     return environment.get_template("page.html.j2").render(
         report=report, choice=choice, details=details, plotly=get_plotlyjs(), **context(report, choice, details)

@@ -119,7 +119,7 @@ def _log_axis(values: Sequence[float], title: str) -> dict[str, Any]:
 def pareto(report: Report, chosen: Variant) -> Plot:
     """Median latency against accuracy, area ∝ size; without timings, size against accuracy. The page's script places the labels."""
     hue, budget, with_time = colors(report, chosen.name), report.budget, timed(report)
-    shown_ones = with_time or [report.teacher, *report.students]
+    shown_ones = with_time or [variant for variant in (report.teacher, *report.students) if variant.size_bytes]
     rights = [accuracy(report, variant) for variant in shown_ones]
     sizes = [variant.size_bytes / 1e6 for variant in shown_ones]
     p50 = [percentile_ms(variant.timings["real"], 0.5) for variant in with_time] or [Figure(size, size, size) for size in sizes]

@@ -62,12 +62,12 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, graphs: Pa
     target = Target(**params.target)
     link = plugins.find("links", target.link.kind)
     calibration = calibration_batches(read_rows(transfer / "transfer.parquet"), graphs, params.max_tokens, CALIBRATION_ROWS, params.seed)
-    models = {"float": graphs / "model.onnx"}
+    models = {"float": graphs / target.model_file}
     for scheme in target.schemes:
         folder = out / "checkpoints" / scheme
         folder.mkdir(parents=True, exist_ok=True)
         plugins.find("quantizers", scheme).quantize(graphs, folder, calibration, frozenset())
-        models[scheme] = folder / "model.onnx"
+        models[scheme] = folder / target.model_file
     tokenizer = (graphs / "tokenizer.json").stat().st_size
     rows = read_rows(prepared / "train.parquet")
     seen = _answers(models, graphs, params, target, link, rows.texts, prepared) if link.HOW == "measured" else {}

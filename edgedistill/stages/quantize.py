@@ -54,11 +54,12 @@ class Loss:
 
 
 def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Path, graphs: Path, plain: Path | None = None) -> None:
-    """Writes `model.onnx`, the quantizer's `facts.json` and `loss.json`.
+    """Writes `model.onnx` or `model.gguf`, the quantizer's `facts.json` and `loss.json`.
 
     plain: the float graph of the student before it learned through the quantizer, where `graphs` are of one that did: the loss counts from there.
     """
     quantizer = plugins.find("quantizers", params.scheme)
+    file = f"model.{quantizer.FORMAT}"
     rows = read_rows(transfer / "transfer.parquet")
     order = np.random.default_rng(params.seed).permutation(len(rows.texts))
     tokenizer = _tokenizer(graphs, params.max_tokens)
@@ -68,13 +69,13 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
         judged = order[:JUDGED_ROWS]
     task, settings = plugins.find("tasks", params.task), read_settings(prepared)
     asked = _ask(task, settings, tokenizer, labels, [rows.texts[place] for place in judged], [rows.keys[place] for place in judged])
-    before = (plain or graphs) / "model.onnx"
+    before = (plain or graphs) / file
     reference = asked.said(before)
 
     def loss_with(keep: frozenset[str], folder: Path) -> Loss:
         folder.mkdir(exist_ok=True)
         quantizer.quantize(graphs, folder, calibration, keep)
-        return compare(task, settings, asked.texts, reference, asked.said(folder / "model.onnx"), asked.teacher)
+        return compare(task, settings, asked.texts, reference, asked.said(folder / file), asked.teacher)
 
     keep: frozenset[str] = frozenset()
     loss = loss_with(keep, out)
@@ -89,7 +90,7 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
     held = read_rows(transfer / "held_out.parquet") if (transfer / "held_out.parquet").is_file() else None
     if held is not None and len(held) >= FEWEST_HELD_OUT:
         unseen = _ask(task, settings, tokenizer, labels, held.texts, held.keys)
-        drop = compare(task, settings, unseen.texts, unseen.said(before), unseen.said(out / "model.onnx"), unseen.teacher).drop
+        drop = compare(task, settings, unseen.texts, unseen.said(before), unseen.said(out / file), unseen.teacher).drop
         facts["unseen_drop"] = drop
     (out / "loss.json").write_text(json.dumps(facts, indent=1))
 
@@ -127,12 +128,13 @@ def keep_sensitive(
 ) -> tuple[frozenset[str], Loss]:
     """Keep the most sensitive layers in float until the loss fits. Leaves the result in `out`; gives the kept layers and the loss."""
     trial = out / "trial"
-    quantized_bytes = (out / "model.onnx").stat().st_size
+    file = f"model.{quantizer.FORMAT}"
+    quantized_bytes = (out / file).stat().st_size
     layers = quantizer.layers(graphs)
     gains = {}
     for done, layer in enumerate(layers, 1):
         one = loss_with(frozenset([layer]), trial)
-        cost = max(1, (trial / "model.onnx").stat().st_size - quantized_bytes)
+        cost = max(1, (trial / file).stat().st_size - quantized_bytes)
         gains[layer] = (loss.divergence - one.divergence) / cost
         tick("sensitivity of each layer", done, len(layers))
     keep: frozenset[str] = frozenset()
@@ -193,6 +195,12 @@ def _batches(tokenizer: Any, encodings: Sequence[Any]) -> list[dict[str, npt.NDA
 
 def _logits(model: Path, batches: list[dict[str, npt.NDArray[Any]]]) -> list[npt.NDArray[Any]]:
     """Of each row, [outputs] or [tokens, outputs]."""
+    if model.suffix == ".gguf":
+        from edgedistill.llama import open_file
+
+        rows = [ids[mask == 1] for batch in batches for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
+        opened = open_file(model, max(map(len, rows)))
+        return [opened.outputs(row.tolist()) for row in rows]
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -103,10 +103,10 @@ def _why(report: Report, best: Variant, fitting: list[Variant]) -> list[str]:
     reasons = [f"{best.name} is {among}."]
     factor, drop = speed_up(best, report.teacher), accuracy_difference(report, best, report.teacher)
     speed = f"{factor:.1f}× faster and " if factor else ""
+    size = f"it is {speed}{report.teacher.size_bytes / best.size_bytes:.1f}× smaller, at" if report.teacher.size_bytes else "it stands at"
     reasons.append(
-        f"Against the teacher {'in float' if report.teacher.scheme == 'float' else 'as it is'} it is {speed}"
-        f"{report.teacher.size_bytes / best.size_bytes:.1f}× smaller, "
-        f"at {100 * drop.value:+.1f} points of {report.metric} (95 % interval {100 * drop.low:+.1f} to {100 * drop.high:+.1f})."
+        f"Against the teacher {'in float' if report.teacher.scheme == 'float' else 'as it is'} {size} "
+        f"{100 * drop.value:+.1f} points of {report.metric} (95 % interval {100 * drop.low:+.1f} to {100 * drop.high:+.1f})."
     )
     if slower_than_float(report, best):
         reasons.append("It is smaller than its float, not faster: take it for its size alone.")

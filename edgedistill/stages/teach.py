@@ -25,6 +25,7 @@ from edgedistill.stages.prepare import read_settings
 from edgedistill.store import Stage
 from edgedistill.tables import Rows, make_rows, read_rows
 
+ANSWERS = "answers.json"
 SHARD = 4096  # rows a checkpoint of the labelling
 
 # Licences under which outputs may train another model and the result may be given away. SPDX names, lower case.
@@ -112,6 +113,9 @@ def check_terms(teacher: Teacher, folder: Path, where: str) -> dict[str, str]:
     The recipe's `teacher.license` counts; when it is left out, the licence that the model's own card states. Raises TermsError when it is
     unknown or forbids it, before the teacher is asked for anything.
     """
+    kind = plugins.find("teachers", teacher.kind)
+    if hasattr(kind, "terms"):  # what is said of it stands in a file of its own
+        return {**kind.terms(folder, where), "model": teacher.model}
     stated = (teacher.license or "").strip().lower()
     basis = teacher.license_basis or "stated in the recipe"
     if not stated:
@@ -149,7 +153,10 @@ def _licence_of_card(folder: Path) -> str:
 
 
 def fine_tune(out: Path, params: FineTuneParams, *, prepared: Path, model: Path) -> None:
-    """Writes `model/` (a float32 model folder) and `facts.json` (held-out accuracy or its like, the TF-IDF floor, what was done)."""
+    """Writes `model/` (a float32 model folder) and `facts.json` (held-out accuracy or its like, the TF-IDF floor, what was done).
+
+    Of a teacher that does not run here also `answers.json`, what it says of the test rows: benchmark cannot ask it.
+    """
     kind = plugins.find("teachers", params.teacher.kind)
     task, settings = plugins.find("tasks", params.task), read_settings(prepared)
     hub_task, classes = task.HUB_TASK, settings["labels"]
@@ -181,9 +188,14 @@ def fine_tune(out: Path, params: FineTuneParams, *, prepared: Path, model: Path)
     else:
         kind.adopt(model, out / "model", classes, hub_task)
     facts: dict[str, Any] = {"fine_tuned": tuned, "test_rows": len(test.texts), "metric": task.metric(settings)}
-    if any(target is not None for target in test.targets):
+    away = not getattr(kind, "RUNS_HERE", True)
+    if away or any(target is not None for target in test.targets):
         positions = [task.positions] if hasattr(task, "positions") else []
         logits = kind.logits(out / "model", test.texts, classes, hub_task, params.teacher, params.max_tokens, "float32", *positions)
+        if away:  # benchmark cannot ask it: these are its answers there
+            said = [task.answer(row, settings, text) for row, text in zip(logits, test.texts, strict=True)]
+            (out / ANSWERS).write_text(json.dumps([{name: one[name] for name in ("target", "confidence") if name in one} for one in said]))
+    if any(target is not None for target in test.targets):
         facts["accuracy"] = quality(task, settings, test, logits)
         facts["floor"] = floor_accuracy(train, test) if (test.labels >= 0).all() else None
     (out / "facts.json").write_text(json.dumps(facts, indent=1))

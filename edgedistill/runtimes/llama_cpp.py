@@ -1,0 +1,52 @@
+"""llama.cpp on a CPU: runs model.gguf, and as a program of its own measures what it runs.
+
+`python -m edgedistill.runtimes.llama_cpp` is the runner; see `runtimes/__init__.py` for its lines. Needs llama-cpp-python (`python -m
+edgedistill.llama_build`), tokenizers and numpy. Texts are cut into tokens by tokenizer.json, as on every other runtime: it tells where in the text each
+token stands, which llama.cpp does not, and it is what the student was trained with. That llama.cpp's own tokenizer agrees was checked at the export.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedistill.llama import Opened, library, open_file
+from edgedistill.runner import encode, open_tokenizer, serve
+
+FORMAT = "gguf"
+ABOUT = "llama.cpp, CPU"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model with its tokenizer."""
+
+    opened: Opened
+    tokenizer: Any
+
+    def encode(self, text: str, tokens: int | None = None) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of a text and where each stands in it (start, end, characters); with `tokens`, repeated and cut to exactly that many."""
+        return encode(self.tokenizer, text, tokens)
+
+    def logits(self, ids: list[int]) -> npt.NDArray[np.float32]:
+        """Logits of one text, float32 [outputs]; of a sentence encoder its vector of length 1."""
+        return self.opened.outputs(ids)
+
+
+def open_model(model: Path, tokenizer: Path, max_tokens: int, threads: int) -> Model:
+    """Load a model for one text at a time. threads: of llama.cpp's pool. Raises InputError for a file that is not a whole GGUF."""
+    return Model(open_file(model, max_tokens, threads), open_tokenizer(tokenizer, max_tokens))
+
+
+def _needs() -> None:
+    import tokenizers  # noqa: F401
+
+    library()
+
+
+if __name__ == "__main__":
+    serve(open_model, _needs)
