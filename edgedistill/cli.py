@@ -115,7 +115,7 @@ def bench(
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Raw samples as CSV on stdout.")] = False,
 ) -> None:
-    """Measure a bundle again on this machine, and hold it against its budget."""
+    """Run a bundle again where its target is reached, golden vectors first, and hold it against its budget."""
     from edgedistill.stages.bench import bench as measure
     from edgedistill.stages.bench import samples_csv
 
@@ -206,6 +206,35 @@ def init(
     for line in describe(profile):
         print(line)
     print(f"\nWrote {recipe}. Next: edgedistill plan {recipe}")
+    return None
+
+
+@app.command(name="app")
+def assemble_app(
+    name: Annotated[str | None, typer.Argument(help="The app; without one, all are listed.")] = None,
+    bundle: Annotated[Path | None, typer.Option("--bundle", "-b", help="The bundle that it runs.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The new folder; default the app's name.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a bundle into a sample app, ready to open or to build."""
+    from edgedistill.stages.app import app_names, assemble, find_app
+
+    if name is None:
+        found = [find_app(one) for one in app_names()]
+        if as_json:
+            return _json([vars(one) for one in found])
+        for one in found:
+            print(f"{one.name}: {one.about} ({', '.join(one.tasks)})")
+        return None
+    if bundle is None:
+        find_app(name)
+        raise InputError("no bundle is given.", where="--bundle", write="Give the folder that compile wrote.")
+    made, folder = assemble(name, bundle, out or Path(name)), out or Path(name)
+    if as_json:
+        return _json({"app": made.name, "folder": str(folder), "next": made.next})
+    print(f"Wrote {folder}. Next, in that folder:")
+    for command in made.next:
+        print(f"  {command}")
     return None
 
 

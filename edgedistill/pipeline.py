@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from edgedistill.errors import InputError
+from edgedistill import plugins
+from edgedistill.errors import InputError, TargetError
 from edgedistill.learning import Students, as_asked, searched
 from edgedistill.making import Make, making, of_format
 from edgedistill.recipe import Recipe, Transfer
@@ -85,7 +86,7 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
             }
             measured = make(
                 of_format(benchmark.BENCHMARK, target.format),
-                benchmark.Params(**facts, entries=entries, machine=benchmark.this_machine(), seed=recipe.seed),
+                benchmark.Params(**facts, entries=entries, machine=benchmark.this_machine() | _runner(target), seed=recipe.seed),
                 prepared=prepared,
                 **files,
             )
@@ -183,7 +184,10 @@ def compile(
         on_stage(artifact)
         return artifact
 
-    built = build(recipe, _targets(recipe, targets), make, home(), until)
+    chosen = _targets(recipe, targets)
+    if until in ("benchmark", "select", "bundle"):
+        _reachable(chosen)
+    built = build(recipe, chosen, make, home(), until)
     return [_deliver(one, out or Path("out") / recipe.name) for one in built if "select" in one.results]
 
 
@@ -271,6 +275,21 @@ def _lineage(recipe: Recipe, data: dict[str, Source], teachers: Sequence[Taught]
         "teacher": first | ({"also": more} if more else {}),
         "recipe": asked,
     }
+
+
+def _runner(target: Target) -> dict[str, str]:
+    """What answers on this target, where it is not our own Python: part of a benchmark's key."""
+    link = plugins.find("links", target.link.kind)
+    return {"runner": link.identity(target.link)} if hasattr(link, "identity") else {}
+
+
+def _reachable(targets: list[Target]) -> list[Target]:
+    """The same targets. Raises TargetError when one cannot be reached from here: before hours are spent, not after."""
+    for target in targets:
+        lacking = plugins.find("links", target.link.kind).ready(target.link)
+        if lacking:
+            raise TargetError(lacking, where=target.name, write='Or write [link] kind = "build_only" in a target file of your own.')
+    return targets
 
 
 def _targets(recipe: Recipe, names: Sequence[str]) -> list[Target]:

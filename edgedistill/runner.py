@@ -1,119 +1,127 @@
-"""What every runtime's runner does, whatever runs the model: answer texts one by one, as an app would, and time the three parts.
+"""The process that has one model loaded, on this machine or at the end of a link: JSON lines in, JSON lines out (`runtimes/` has the lines).
 
-A runtime gives how a model is opened; `serve` speaks the lines that `runtimes/__init__.py` describes. Free of torch and pydantic: it runs on devices.
+Whatever it does, the caller gets an answer or one sentence: it may die, hang, or print what is no answer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import re
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from time import monotonic_ns, perf_counter_ns
-from typing import Any, Protocol
+import os
+import queue
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from edgedistill.errors import StageError
 
-
-class Model(Protocol):
-    """What a runtime's `open_model` gives."""
-
-    def encode(self, text: str, tokens: int | None = None) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids of a text and where each stands in it (start, end, characters); with `tokens`, repeated and cut to exactly that many."""
-
-    def logits(self, ids: list[int]) -> npt.NDArray[np.float32]:
-        """Logits of one text, float32 [outputs], or [tokens, outputs] where the model answers token by token."""
-
-
-Open = Callable[[Path, Path, int, int], Model]
+LONGEST_LINE = 1 << 28  # characters; more is no answer
+# Why a runner usually ends so.
+SIGNALS = {
+    signal.SIGILL: "it came to an instruction that this processor does not have (SIGILL): it was built for a newer one",
+    signal.SIGKILL: "it was killed (SIGKILL), as a system does that has no memory left",
+    signal.SIGSEGV: "it read memory that is not its own (SIGSEGV)",
+    signal.SIGABRT: "it gave up (SIGABRT), as programs do that get no memory",
+}
 
 
-def open_tokenizer(file: Path, max_tokens: int) -> Any:
-    """A bundle's tokenizer.json: no padding, longer texts cut to max_tokens."""
-    from tokenizers import Tokenizer
+class RunnerProcess:
+    """A runner behind a command. name: what it is called in errors. seconds, seconds_a_text: how long an answer may take."""
 
-    loaded = Tokenizer.from_file(str(file))
-    loaded.no_padding()
-    loaded.enable_truncation(max_tokens)
-    return loaded
+    def __init__(
+        self,
+        command: Sequence[str],
+        request: dict[str, Any],
+        *,
+        name: str,
+        seconds: float = 120,
+        seconds_a_text: float = 1,
+        env: Mapping[str, str] | None = None,
+        explain: Callable[[int, str], str | None] = lambda code, said: None,
+    ) -> None:
+        """explain: what an exit code and the last words mean on this link, where it knows better than we."""
+        self._name, self._seconds, self._a_text, self._explain = name, seconds, seconds_a_text, explain
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the runner
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        started = time.monotonic_ns()
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            encoding="utf-8",
+            errors="replace",
+            env=os.environ | {"PYTHONUTF8": "1", **(env or {})},
+        )
+        threading.Thread(target=self._read, daemon=True).start()
+        try:
+            # The monotonic clock is one for all processes of a machine, so the runner can tell its own cold start.
+            self.hello = self.ask(request | {"started_ns": started})
+        except BaseException:
+            self.close()
+            raise
 
+    def _read(self) -> None:
+        assert self._process.stdout  # a pipe
+        while line := self._process.stdout.readline(LONGEST_LINE):
+            self._lines.put(line)
+        self._lines.put("")
 
-def encode(tokenizer: Any, text: str, tokens: int | None) -> tuple[list[int], list[tuple[int, int]]]:
-    """`Model.encode` of whatever is tokenized by the tokenizers library."""
-    encoding = tokenizer.encode(text)
-    if tokens is None:
-        return encoding.ids, encoding.offsets
-    return _cut_to(encoding.ids, tokens), _cut_to(encoding.offsets, tokens)
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Send one request, wait for its answer. Raises StageError with what the runner did instead of answering."""
+        assert self._process.stdin  # a pipe
+        allowed = self._seconds + self._a_text * len(request.get("texts", ()))
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            line = self._lines.get(timeout=allowed)
+        except BrokenPipeError:
+            line = ""
+        except queue.Empty:
+            self._process.kill()
+            raise StageError(f"{self._name} gave no answer within {allowed:.0f} s and was stopped: it hangs.") from None
+        if not line:
+            raise StageError(f"{self._name} stopped: {self._last_words()}")
+        try:
+            answer = json.loads(line)
+        except json.JSONDecodeError:
+            answer = None
+        if not isinstance(answer, dict):
+            self._process.kill()
+            raise StageError(f"{self._name} printed what is no answer: {line.strip()[:80]!r}.")
+        if "error" in answer:
+            raise StageError(f"{self._name}: {answer['error']}")
+        return answer
 
+    def close(self) -> None:
+        """End the process and wait for it."""
+        if self._process.stdin:
+            with contextlib.suppress(BrokenPipeError):  # it is gone already
+                self._process.stdin.close()
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
 
-def _cut_to(values: list[Any], count: int) -> list[Any]:
-    first, *inner, last = values
-    room = count - 2
-    return [first, *((inner or [last]) * (room // max(len(inner), 1) + 1))[:room], last]
-
-
-def peak_bytes() -> int:
-    """Peak resident memory of this process, bytes."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # Not getrusage: on Linux its maximum starts from the parent's at exec.
-        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
-        if found:
-            return int(found[1]) * 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def measure(
-    model: Model, answer: Any, settings: dict[str, Any], texts: list[str], tokens: int | None = None, wants: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Answer each text alone, as an app would, and time its three parts, nanoseconds."""
-    times: dict[str, list[int]] = {"tokenize_ns": [], "model_ns": [], "decode_ns": []}
-    found: dict[str, list[Any]] = {name: [] for name in wants}
-    for text in texts:
-        start = perf_counter_ns()
-        ids, offsets = model.encode(text, tokens)
-        tokenized = perf_counter_ns()
-        logits = model.logits(ids)
-        ran = perf_counter_ns()
-        said = answer(logits, settings, text, offsets)
-        done = perf_counter_ns()
-        for name, spent in zip(times, (tokenized - start, ran - tokenized, done - ran), strict=True):
-            times[name].append(spent)
-        for name in wants:
-            found[name].append(said if name == "answers" else logits.tolist() if name == "logits" else ids)
-    return {**times, **found, "peak_bytes": peak_bytes()}
-
-
-def serve(open_model: Open, needs: Callable[[], None]) -> None:
-    """Be a runner: lines in, lines out, until the input ends. needs: imports what any model of this runtime needs, counted into the baseline."""
-    try:
-        _serve(open_model, needs)
-    except Exception as problem:
-        _say({"error": f"{type(problem).__name__}: {problem}"})
-        sys.exit(1)
-
-
-def _serve(open_model: Open, needs: Callable[[], None]) -> None:
-    from edgedistill.plugins import find
-
-    hello = json.loads(sys.stdin.readline())
-    answer = find("tasks", hello["task"]).answer
-    needs()
-    baseline, begin = peak_bytes(), perf_counter_ns()
-    model = open_model(Path(hello["model"]), Path(hello["tokenizer"]), hello["max_tokens"], hello["threads"])
-    loaded = perf_counter_ns()
-    measure(model, answer, hello["settings"], [hello["first_text"]])
-    cold = monotonic_ns() - hello["started_ns"]
-    _say({"load_ms": (loaded - begin) / 1e6, "cold_start_ms": cold / 1e6, "baseline_bytes": baseline, "peak_bytes": peak_bytes()})
-    for line in sys.stdin:
-        request = json.loads(line)
-        _say(measure(model, answer, hello["settings"], request["texts"], request.get("tokens"), request.get("wants", ())))
-
-
-def _say(answer: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
+    def _last_words(self) -> str:
+        try:
+            code = self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:  # it closed its output and lives on
+            self._process.kill()
+            code = self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        said = lines[-1] if lines else ""
+        if known := self._explain(code, said):
+            return known
+        # A shell tells of a signal by 128 and its number.
+        number = -code if code < 0 else code - 128 if code > 128 else 0
+        if known := {int(sign): words for sign, words in SIGNALS.items()}.get(number):
+            return f"{known}."
+        return f"exit code {code}{f', {said}' if said else ', and it said nothing'}"

@@ -37,11 +37,18 @@ if [ ! -e "$stamp" ]; then
   $venv/bin/python -c 'import torch, transformers, onnxruntime, edgedistill'
   touch "$stamp"
 fi
+if [ "${1:-}" = tests ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  # The tests run binaries on emulated processors (x86 without VNNI, 64-bit ARM), in a browser, in Node, and at the end of an ssh link.
+  missing=
+  for wanted in qemu-x86_64=qemu-user aarch64-linux-gnu-g++=g++-aarch64-linux-gnu g++=g++ cmake=cmake node=nodejs npm=npm \
+    chromium=chromium sshd=openssh-server; do
+    command -v "${wanted%%=*}" >/dev/null || [ -x "/usr/sbin/${wanted%%=*}" ] || missing="$missing ${wanted#*=}"
+  done
+  # shellcheck disable=SC2086  # a list of packages
+  [ -z "$missing" ] || (apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing >/dev/null) ||
+    echo "could not be installed:$missing; the tests that need them are skipped" >&2
+fi
 if [ "${1:-}" = tests ]; then
   # llama.cpp for tests of GGUF. The wheel is kept in edgedistill's home, and a second run installs nothing.
   $venv/bin/python -m edgedistill.llama_build
-fi
-if [ "${1:-}" = tests ] && ! command -v qemu-x86_64 >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-  # The tests run int8 binaries on an emulated x86 without VNNI.
-  (apt-get update -qq && apt-get install -y -qq qemu-user >/dev/null) || echo "qemu-user could not be installed: the tests that need it are skipped" >&2
 fi

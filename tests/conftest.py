@@ -156,3 +156,26 @@ def recipe_file(tmp_path: Path, tiny_teacher: Path) -> Callable[..., Path]:
         return tmp_path / "recipe.toml"
 
     return write
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small int8 bundle; tests that change it copy it first."""
+    from tests.tiny_bundle import make_bundle
+
+    return make_bundle(tmp_path_factory.mktemp("tiny-bundle"))
+
+
+def share_native(home: Path) -> None:
+    """Give a home the C++ runners that earlier tests built. They are kept in .venv, so that `make clean` deletes them."""
+    kept = Path(__file__).parent.parent / ".venv" / "native"
+    kept.mkdir(parents=True, exist_ok=True)
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "native").symlink_to(kept)
+
+
+@pytest.fixture
+def native_home(own_home: Path) -> Path:
+    """This test's home, with the shared C++ runners."""
+    share_native(own_home)
+    return own_home

@@ -110,7 +110,7 @@ def test_quantizers(tmp_path: Path) -> None:
     from edgedistill.digests import file_digest
     from edgedistill.exporters import gguf as exporter
     from edgedistill.llama import open_file
-    from edgedistill.runner import open_tokenizer
+    from edgedistill.serving import open_tokenizer
     from tests.tiny_models import SENTENCES, tiny_bert
 
     graphs = tmp_path / "gguf"

@@ -38,7 +38,7 @@ def test_verify_without_torch(bare_python: Path, bundle: Path, tmp_path: Path) -
         "from edgedistill.stages.verify import main\n"
         "code = main()\n"
         "heavy = [name for name in ('torch', 'transformers', 'pydantic', 'typer', 'rich', 'onnx') if name in sys.modules]\n"
-        "from edgedistill.runner import peak_bytes\n"
+        "from edgedistill.serving import peak_bytes\n"
         "print(heavy, peak_bytes() / 1e6)\n"
         "sys.exit(code)\n"
     )

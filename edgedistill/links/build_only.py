@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgedistill.links.local import LocalRunner
+from edgedistill.links import local
+from edgedistill.runner import RunnerProcess
 from edgedistill.target import Link
 
 HOW = "not measured"
@@ -16,6 +17,6 @@ def ready(link: Link) -> str | None:
     return None
 
 
-def open_runner(runtime: str, request: dict[str, Any]) -> LocalRunner:
+def open_runner(link: Link, runtime: str, request: dict[str, Any]) -> RunnerProcess:
     """A runner on this machine, for the answers alone."""
-    return LocalRunner(runtime, request)
+    return local.open_runner(link, runtime, request)

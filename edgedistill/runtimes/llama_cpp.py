@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill.llama import Opened, library, open_file
-from edgedistill.runner import encode, open_tokenizer, serve
+from edgedistill.serving import encode, open_tokenizer, serve
 
 FORMAT = "gguf"
 ABOUT = "llama.cpp, CPU"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.runner import encode, open_tokenizer, serve
+from edgedistill.serving import encode, open_tokenizer, serve
 
 FORMAT = "onnx"
 ABOUT = "ONNX Runtime, CPU"

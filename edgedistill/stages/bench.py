@@ -1,4 +1,8 @@
-"""bench: measure a bundle again, on this machine, with its own golden texts as the traffic. Needs no torch."""
+"""bench: run a bundle again where its target's link leads, with its own golden texts as the traffic. Needs no torch.
+
+First its golden vectors: a bundle that answers otherwise there is not timed. Then, where the clock is the device's, answers until the early-stopping
+rule decides; where the device is emulated there is nothing to time.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,10 @@ from typing import Any
 
 from edgedistill import plugins
 from edgedistill.bundle_format import read_bundle, read_golden
-from edgedistill.errors import InputError
+from edgedistill.errors import InputError, TargetError
 from edgedistill.progress import tick
 from edgedistill.report import PERCENTILE, Figure, State, Timings, early_stopping, percentile_ms
+from edgedistill.stages.verify import Result, on_runner, summary
 from edgedistill.target import Target, find_target
 
 CHUNK, MOST_RUNS, WARM_UP = 100, 5000, 20
@@ -20,14 +25,18 @@ CHUNK, MOST_RUNS, WARM_UP = 100, 5000, 20
 
 @dataclass(frozen=True)
 class Bench:
-    """A bundle measured again. timings: raw, nanoseconds; state: the latency verdict, UNDECIDED without a limit or a measurement."""
+    """A bundle measured again. timings: raw, nanoseconds; state: the latency verdict, UNDECIDED without a limit or a measurement.
+
+    golden: the golden vectors as the target answered them. Emulated, timings are empty and cold start and peak None: its clock is not the device's.
+    """
 
     name: str
     target: str
     how: str
+    golden: Result
     timings: Timings
-    cold_start_ms: float
-    peak_mb: float
+    cold_start_ms: float | None
+    peak_mb: float | None
     p90_limit_ms: float | None
     peak_limit_mb: float | None
     size_mb: float
@@ -35,22 +44,31 @@ class Bench:
     reason: str
 
     def percentiles(self) -> dict[str, Figure]:
-        return {f"p{share * 100:.0f}_ms": percentile_ms(self.timings, share) for share in (0.5, 0.9, 0.99)}
+        shares = (0.5, 0.9, 0.99) if self.timings.model_ns else ()
+        return {f"p{share * 100:.0f}_ms": percentile_ms(self.timings, share) for share in shares}
 
     def lines(self) -> list[str]:
         """For people."""
         rows = [f"{name[:3]} {figure.value:.3f} ms [{figure.low:.3f} to {figure.high:.3f}]" for name, figure in self.percentiles().items()]
+        counted = f", {len(self.timings.model_ns)} answers, text in to answer out" if rows else ""
+        memory = f"cold start {self.cold_start_ms:.0f} ms, peak memory {self.peak_mb:.0f} MB (runtime included), " if self.peak_mb else ""
         return [
-            f"{self.name} for {self.target}, {self.how}, {len(self.timings.model_ns)} answers, text in to answer out",
+            f"{self.name} for {self.target}, {self.how}{counted}",
+            summary(self.golden),
             *rows,
-            f"cold start {self.cold_start_ms:.0f} ms, peak memory {self.peak_mb:.0f} MB (runtime and Python included), {self.size_mb:.2f} MB on disk",
+            f"{memory}{self.size_mb:.2f} MB on disk",
             f"{self.state}: {self.reason}",
         ]
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, raw samples included."""
-        plain = {name: value for name, value in vars(self).items() if name != "timings"}
-        return {**plain, **{name: vars(figure) for name, figure in self.percentiles().items()}, "samples": self.timings.model_dump()}
+        plain = {name: value for name, value in vars(self).items() if name not in ("timings", "golden")}
+        return {
+            **plain,
+            "golden": vars(self.golden),
+            **{name: vars(figure) for name, figure in self.percentiles().items()},
+            "samples": self.timings.model_dump(),
+        }
 
 
 def bench(folder: Path, target_name: str | None = None) -> Bench:
@@ -62,8 +80,12 @@ def bench(folder: Path, target_name: str | None = None) -> Bench:
             f"the bundle is {manifest.format}, {target.name} runs {target.format}.", where=str(folder), write="Compile for that target."
         )
     link = plugins.find("links", target.link.kind)
-    texts = [golden.text for golden in read_golden(folder / "golden.jsonl") if 0 < len(golden.text) <= 1000]
+    if lacking := link.ready(target.link):
+        raise TargetError(lacking, where=target.name)
+    vectors = list(read_golden(folder / "golden.jsonl"))
+    texts = [golden.text for golden in vectors if 0 < len(golden.text) <= 1000]
     runner = link.open_runner(
+        target.link,
         target.runtime,
         {
             "model": str(folder / manifest.model),
@@ -78,8 +100,11 @@ def bench(folder: Path, target_name: str | None = None) -> Bench:
     raw: dict[str, list[int]] = {"tokenize_ns": [], "model_ns": [], "decode_ns": []}
     limit, state, reason, peak = target.budget.p90_ms, "UNDECIDED", "the target states no p90_ms", 0
     try:
-        runner.ask({"texts": (texts * WARM_UP)[:WARM_UP]})
-        while len(raw["model_ns"]) < MOST_RUNS:
+        golden = on_runner(manifest.name, manifest.logit_bound, vectors, runner)
+        timed = golden.good and link.HOW != "emulated"
+        if timed:
+            runner.ask({"texts": (texts * WARM_UP)[:WARM_UP]})
+        while timed and len(raw["model_ns"]) < MOST_RUNS:
             begin = len(raw["model_ns"]) % len(texts)
             answer = runner.ask({"texts": ((texts[begin:] + texts) * CHUNK)[:CHUNK]})
             for name in raw:
@@ -95,19 +120,27 @@ def bench(folder: Path, target_name: str | None = None) -> Bench:
                 break
     finally:
         runner.close()
-    if link.HOW != "measured":
+    if link.HOW == "emulated":
+        state, reason = (
+            "UNDECIDED",
+            f"emulated: the answers are those of {target.name}, the clock is not; only a run on the device can tell",
+        )
+    elif link.HOW != "measured":
         state, reason = "UNDECIDED", f"{link.HOW}: these figures are of this machine, only a run on {target.name} can tell"
     size_mb, peak_mb = sum((folder / name).stat().st_size for name in (manifest.model, manifest.tokenizer)) / 1e6, peak / 1e6
     for name, value, allowed in (("size_mb", size_mb, target.budget.size_mb), ("peak_mb", peak_mb, target.budget.peak_mb)):
         if allowed is not None and value > allowed and (name == "size_mb" or link.HOW == "measured"):
             state, reason = "FAIL", f"{reason}; {name} is {value:.1f}, allowed {allowed:g}"
+    if not golden.good:
+        state, reason = "FAIL", f"{len(golden.wrong)} golden vectors differ on {target.name}, so nothing else was looked at"
     return Bench(
         manifest.name,
         target.name,
         link.HOW,
+        golden,
         Timings(**raw),
-        runner.hello["cold_start_ms"],
-        peak_mb,
+        runner.hello["cold_start_ms"] if timed else None,
+        peak_mb if timed else None,
         limit,
         target.budget.peak_mb,
         size_mb,

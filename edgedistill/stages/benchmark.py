@@ -1,5 +1,8 @@
 """benchmark: every variant on the target's runtime, text in to answer out, each in a process of its own, in turns.
 
+Where the device is emulated or not at hand, only answers are taken: the students' from the link, those of the teacher and the controls, which no
+device has to run, from this machine. The students also answer here, and the report says how many answers are the same.
+
 All variants answer the same chunk of test rows before any goes on to the next, in an order that is drawn anew for each chunk: a machine that
 slows down slows all of them, and ratios hold. The answers of that same run are the quality figures, so what is timed is what is judged.
 """
@@ -19,14 +22,14 @@ from typing import Any, Literal
 from edgedistill import plugins
 from edgedistill.budget import Budget
 from edgedistill.digests import file_digest, tree_digest
-from edgedistill.links import Runner
+from edgedistill.links import Runner, local
 from edgedistill.progress import tick
 from edgedistill.report import Report, Timings, Variant, write_report
 from edgedistill.stages.prepare import read_settings
 from edgedistill.stages.teach import ANSWERS
 from edgedistill.store import Stage
 from edgedistill.tables import read_rows
-from edgedistill.target import Target
+from edgedistill.target import Link, Target
 from edgedistill.tasks import together
 
 CHUNK = 16  # test rows that each variant answers before the next has its turn
@@ -69,8 +72,9 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
     link = plugins.find("links", target.link.kind)
     rows = read_rows(prepared / "test.parquet")
     task, settings = plugins.find("tasks", params.task), read_settings(prepared)
+    measured = link.HOW == "measured"
 
-    def start(entry: Entry) -> Runner:
+    def start(entry: Entry, on_device: bool) -> Runner:
         request = {
             "model": str(files[f"{entry.id}_model"] / target.model_file),
             "tokenizer": str(files[f"{entry.id}_graphs"] / "tokenizer.json"),
@@ -80,23 +84,37 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
             "settings": settings,
             "first_text": rows.texts[0],
         }
-        runner: Runner = link.open_runner(target.runtime, request)
+        if not on_device:
+            return local.open_runner(Link(kind="local"), target.runtime, request)
+        runner: Runner = link.open_runner(target.link, target.runtime, request)
         return runner
+
+    def same_here(entry: Entry, answers: list[Any]) -> list[str]:
+        """How many answers of an emulated device are those of this machine: a scheme that depends on the processor shows here."""
+        if link.HOW != "emulated" or entry.role != "student" or not task.EXACT:
+            return []
+        runner = start(entry, on_device=False)
+        try:
+            ours = [one["target"] for one in runner.ask({"texts": rows.texts, "wants": ["answers"]})["answers"]]
+        finally:
+            runner.close()
+        same = sum(one == other for one, other in zip(ours, answers, strict=True))
+        return [f"{same} of {len(ours)} answers on {target.name} are those of this machine"]
 
     runners: dict[str, Runner] = {}
     here = [entry for entry in params.entries if not (files[f"{entry.id}_model"] / ANSWERS).is_file()]
     try:
         colds: dict[str, list[dict[str, Any]]] = {entry.id: [] for entry in params.entries}
-        for _ in range(COLD_STARTS - 1):
+        for _ in range(COLD_STARTS - 1 if measured else 0):
             for entry in here:
                 if entry.role != "control":
-                    runner = start(entry)
+                    runner = start(entry, on_device=True)
                     colds[entry.id].append(runner.hello)
                     runner.close()
         for entry in here:
-            runners[entry.id] = start(entry)
+            runners[entry.id] = start(entry, on_device=measured or entry.role == "student")
             colds[entry.id].append(runners[entry.id].hello)
-        seen = _take_turns(runners, params, rows.texts, timed=[entry.id for entry in here if entry.role != "control"])
+        seen = _take_turns(runners, params, rows.texts, timed=[entry.id for entry in here if entry.role != "control" and measured])
     finally:
         for runner in runners.values():
             runner.close()
@@ -109,7 +127,6 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
     labelled = any(target is not None for target in rows.targets)
     # Rows that nobody labelled are held against the teacher's own answers.
     expected = [rows.target(row) for row in range(len(rows))] if labelled else said[teacher]
-    measured = link.HOW == "measured"
     variants = []
     for entry in params.entries:
         model, graphs = files[f"{entry.id}_model"], files[f"{entry.id}_graphs"]
@@ -137,7 +154,9 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
                 load_ms=[round(hello["load_ms"], 3) for hello in colds[entry.id]] if keep else [],
                 peak_bytes=seen[entry.id].peak if keep else None,
                 baseline_bytes=colds[entry.id][-1]["baseline_bytes"] if keep else None,
-                notes=_notes(model) + (task.notes(raw[entry.id], raw[teacher], settings) if hasattr(task, "notes") else []),
+                notes=_notes(model)
+                + same_here(entry, raw[entry.id])
+                + (task.notes(raw[entry.id], raw[teacher], settings) if hasattr(task, "notes") else []),
             )
         )
     slices: dict[str, list[int]] = {}
@@ -149,7 +168,7 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
         task=params.task,
         target=params.target,
         how=link.HOW,
-        where=f"{params.machine['cpu']}, {params.machine['system']}",
+        where=", ".join(params.machine[name] for name in ("runner", "cpu", "system") if name in params.machine),
         machine=params.machine,
         versions={name: version(name) for name in ("edgedistill", *target.engines, "tokenizers", "numpy")},
         budget=Budget(),
@@ -197,13 +216,13 @@ def _take_turns(runners: dict[str, Runner], params: Params, texts: list[str], ti
     draw = random.Random(params.seed)  # noqa: S311  # an order of turns, not a secret
     for runner in runners.values():
         runner.ask({"texts": (texts * WARM_UP)[:WARM_UP]})
-    passes = max(1, -(-FEWEST_SAMPLES // len(texts)))
+    passes = max(1, -(-FEWEST_SAMPLES // len(texts))) if timed else 1
     work: list[tuple[str, dict[str, Any], bool]] = [
         ("real", {"texts": chunk, "wants": ["answers"] if number == 0 else []}, number == 0)
         for number in range(passes)
         for chunk in _chunks(texts, CHUNK)
     ]
-    lengths = [length for length in LENGTHS if length <= params.max_tokens]
+    lengths = [length for length in LENGTHS if length <= params.max_tokens and timed]
     sample = (texts * RUNS_A_LENGTH)[:RUNS_A_LENGTH]
     work += [(str(length), {"texts": chunk, "tokens": length}, False) for length in lengths for chunk in _chunks(sample, CHUNK)]
     for done, (kind, request, keeps_answers) in enumerate(work, 1):

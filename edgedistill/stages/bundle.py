@@ -16,6 +16,7 @@ from edgedistill import plugins
 from edgedistill.bundle_format import Golden, Manifest, digests, write_golden, write_manifest
 from edgedistill.digests import file_digest
 from edgedistill.errors import ParityError
+from edgedistill.links import local
 from edgedistill.report import (
     Report,
     Variant,
@@ -30,9 +31,10 @@ from edgedistill.report import (
 from edgedistill.stages.benchmark import Entry
 from edgedistill.stages.prepare import read_settings
 from edgedistill.stages.select import read_choice
+from edgedistill.stages.verify import on_runner, summary
 from edgedistill.store import Stage
 from edgedistill.tables import read_rows
-from edgedistill.target import Target
+from edgedistill.target import Link, Target
 
 REAL_VECTORS = 48
 
@@ -120,7 +122,10 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, student: P
         )
     settings = read_settings(prepared)
     about = plugins.find("tasks", params.task).about(settings)
-    write_golden(out / "golden.jsonl", golden_vectors(out, params, target, settings, read_rows(prepared / "test.parquet").texts))
+    # Float graphs differ by rounding order alone. Quantized activations may round the other way on another processor; 0.04 was seen between
+    # x86 and arm64, so five times that is where something else is wrong.
+    bound = 1e-3 if variant.scheme == "float" else getattr(plugins.find("tasks", params.task), "LOGIT_BOUND", 0.2)
+    write_golden(out / "golden.jsonl", golden_vectors(out, params, target, settings, read_rows(prepared / "test.parquet").texts, bound))
     (out / "MODEL_CARD.md").write_text(model_card(report, variant, choice.reasons, lineage, about), encoding="utf-8")
     write_manifest(
         out,
@@ -137,9 +142,7 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, student: P
             threads=target.threads,
             target=params.target,
             files=digests(out),
-            # Float graphs differ by rounding order alone. Quantized activations may round the other way on another processor; 0.04 was
-            # seen between x86 and arm64, so five times that is where something else is wrong.
-            logit_bound=1e-3 if variant.scheme == "float" else getattr(plugins.find("tasks", params.task), "LOGIT_BOUND", 0.2),
+            logit_bound=bound,
             measured=measured(report, variant),
             versions=report.versions,
             lineage=lineage,
@@ -148,10 +151,12 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, student: P
     )
 
 
-def golden_vectors(folder: Path, params: Params, target: Target, settings: dict[str, Any], texts: list[str]) -> list[Golden]:
-    """Real and awkward texts, answered by the shipped file on the target's runtime in a process of its own.
+def golden_vectors(
+    folder: Path, params: Params, target: Target, settings: dict[str, Any], texts: list[str], logit_bound: float
+) -> list[Golden]:
+    """Real and awkward texts, answered by the shipped file here, in a process of its own, and again where the target's link leads.
 
-    Raises ParityError when a second run of the same file answers otherwise: such a binary has no golden answer.
+    Raises ParityError when a second run of the same file answers otherwise, since such a binary has no golden answer, and when the target does.
     """
     step = max(1, len(texts) // REAL_VECTORS)
     inputs = [*texts[::step][:REAL_VECTORS], *AWKWARD]
@@ -165,7 +170,7 @@ def golden_vectors(folder: Path, params: Params, target: Target, settings: dict[
         "settings": settings,
         "first_text": inputs[0],
     }
-    runner = plugins.find("links", target.link.kind).open_runner(target.runtime, request)
+    runner = local.open_runner(Link(kind="local"), target.runtime, request)
     try:
         wants = {"texts": inputs, "wants": ["answers", "logits", "ids"]}
         first, second = runner.ask(wants), runner.ask(wants)
@@ -175,10 +180,21 @@ def golden_vectors(folder: Path, params: Params, target: Target, settings: dict[
         if np.abs(np.subtract(one, other)).max() > 1e-5:
             raise ParityError(f"the model gives two answers to {text[:40]!r} in one process.", where=str(folder / target.model_file))
     exact = plugins.find("tasks", params.task).EXACT
-    return [
+    vectors = [
         Golden(text, ids, np.round(logits, 5).tolist(), said["answer"] if exact else None)
         for text, ids, logits, said in zip(inputs, first["ids"], first["logits"], first["answers"], strict=True)
     ]
+    if target.link.kind not in ("local", "build_only"):
+        runner = plugins.find("links", target.link.kind).open_runner(target.link, target.runtime, request)
+        try:
+            result = on_runner(params.name, logit_bound, vectors, runner)
+        finally:
+            runner.close()
+        if not result.good:
+            raise ParityError(
+                f"the model answers otherwise on {target.name} than here: {summary(result)}", where=str(folder / "model.onnx")
+            )
+    return vectors
 
 
 def measured(report: Report, variant: Variant) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from edgedistill import llama_build, plugins
 from edgedistill.errors import EdgedistillError
 from edgedistill.sources import home
 from edgedistill.stages.benchmark import this_machine
-from edgedistill.target import find_target, target_names
+from edgedistill.target import Link, find_target, target_names
 
 NEEDED = ("onnxruntime", "tokenizers", "numpy", "pydantic", "typer")
 FOR_COMPILE = (
@@ -48,7 +48,7 @@ def examine() -> dict[str, dict[str, Any]]:
         "compile": {name: _installed(name) for name in FOR_COMPILE},
         "options": {name: f"{_installed(name)} ({what})" for name, what in OPTIONAL.items()},
         "llama.cpp": {"llama-cpp-python": llama_build.described(), "gguf": _installed("gguf", "llama")},
-        "links": {name: plugins.find("links", name).ABOUT for name in plugins.names("links")},
+        "links": {name: _state(name) for name in plugins.names("links")},
         "targets": {name: _reach(name) for name in target_names()},
     }
 
@@ -68,6 +68,12 @@ def _training() -> str:
         return {"bf16": "bfloat16 in hardware", "float32": "float32 (no bfloat16 in hardware)"}[best_precision()]
     except ModuleNotFoundError:
         return "no torch: this machine can verify and bench, not compile"
+
+
+def _state(name: str) -> str:
+    link = plugins.find("links", name)
+    lacking = link.ready(Link(kind=name))
+    return f"{link.ABOUT}: {lacking or 'ready'}"
 
 
 def _reach(name: str) -> str:

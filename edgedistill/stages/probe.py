@@ -94,7 +94,7 @@ def _answers(
     runners: dict[str, Any] = {}
     try:
         for scheme, model in models.items():
-            runners[scheme] = link.open_runner(target.runtime, request | {"model": str(model)})
+            runners[scheme] = link.open_runner(target.link, target.runtime, request | {"model": str(model)})
             runners[scheme].ask({"texts": sample[:CHUNK]})
         times: dict[str, list[float]] = {scheme: [] for scheme in models}
         peaks: dict[str, float] = {}

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from edgedistill.bundle_format import Manifest, read_bundle, read_golden
+from edgedistill.bundle_format import Golden, Manifest, read_bundle, read_golden
 from edgedistill.errors import BundleError, EdgedistillError
 from edgedistill.plugins import find
+
+CHUNK = 16  # vectors that a runner is asked at a time
+Given = tuple[list[int], Any, Any]  # ids, logits and answer of one text
 
 
 @dataclass(frozen=True)
@@ -43,23 +48,44 @@ def verify(folder: Path) -> Result:
         folder / manifest.model, folder / manifest.tokenizer, manifest.max_tokens, manifest.threads
     )
     answer, settings = find("tasks", manifest.task).answer, manifest.task_settings()
-    worst, wrong, count = 0.0, [], 0
-    for count, golden in enumerate(read_golden(folder / "golden.jsonl"), 1):
+
+    def asked(golden: Golden) -> Given:
         ids, offsets = model.encode(golden.text)
+        if ids != golden.ids:  # perhaps none that the model knows
+            return ids, [], None
+        logits = model.logits(ids)
+        return ids, logits, answer(logits, settings, golden.text, offsets)["answer"]
+
+    vectors = list(read_golden(folder / "golden.jsonl"))
+    if not vectors:
+        raise BundleError("golden.jsonl holds no vector.", where=str(folder), write="Compile the bundle anew.")
+    return held_against(manifest.name, manifest.logit_bound, ((golden, asked(golden)) for golden in vectors))
+
+
+def held_against(name: str, logit_bound: float, pairs: Iterable[tuple[Golden, Given]]) -> Result:
+    """Each golden vector beside what was given for its text: ids equal, logits within the bound, answers equal."""
+    worst, wrong, count = 0.0, [], 0
+    for count, (golden, (ids, logits, said)) in enumerate(pairs, 1):
         if ids != golden.ids:
             wrong.append(f"vector {count}, {golden.text[:40]!r}: token ids {_short(ids)} instead of {_short(golden.ids)}")
             continue
-        logits = model.logits(ids)
-        difference = float(np.abs(logits - np.asarray(golden.logits, dtype=np.float32)).max())
+        difference = float(np.abs(np.asarray(logits, dtype=np.float32) - np.asarray(golden.logits, dtype=np.float32)).max())
         worst = max(worst, difference)
-        said = None if golden.answer is None else answer(logits, settings, golden.text, offsets)["answer"]
-        if not difference <= manifest.logit_bound:  # written so that a NaN is wrong too
-            wrong.append(f"vector {count}, {golden.text[:40]!r}: a logit differs by {difference:.4f}, allowed {manifest.logit_bound}")
-        elif said != golden.answer:
+        if not difference <= logit_bound:  # written so that a NaN is wrong too
+            wrong.append(f"vector {count}, {golden.text[:40]!r}: a logit differs by {difference:.4f}, allowed {logit_bound}")
+        elif golden.answer is not None and said != golden.answer:
             wrong.append(f"vector {count}, {golden.text[:40]!r}: answer {json.dumps(said)} instead of {json.dumps(golden.answer)}")
-    if not count:
-        raise BundleError("golden.jsonl holds no vector.", where=str(folder), write="Compile the bundle anew.")
-    return Result(manifest.name, count, worst, manifest.logit_bound, wrong)
+    return Result(name, count, worst, logit_bound, wrong)
+
+
+def on_runner(name: str, logit_bound: float, vectors: list[Golden], runner: Any) -> Result:
+    """The golden vectors as a runner answers them, wherever it runs (links/)."""
+    pairs: list[tuple[Golden, Given]] = []
+    for begin in range(0, len(vectors), CHUNK):
+        chunk = vectors[begin : begin + CHUNK]
+        said = runner.ask({"texts": [golden.text for golden in chunk], "wants": ["ids", "logits", "answers"]})
+        pairs += zip(chunk, zip(said["ids"], said["logits"], (one["answer"] for one in said["answers"]), strict=True), strict=True)
+    return held_against(name, logit_bound, pairs)
 
 
 def summary(result: Result) -> str:

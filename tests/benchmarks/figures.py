@@ -46,7 +46,7 @@ def main() -> None:
     clock("second compile", [sys.executable, "-m", "edgedistill.cli", "compile", str(RECIPE), "-o", str(run.parent)], 5)
     clock("verify", [sys.executable, "-m", "edgedistill.cli", "verify", str(run / "bundle")], None)
     code = "import sys; sys.argv = ['v', sys.argv[1]]; from edgedistill.stages.verify import main; main()\n"
-    code += "from edgedistill.runner import peak_bytes; print(f'peak memory of verify: {peak_bytes() / 1e6:.0f} MB, wanted ≤ 120')"
+    code += "from edgedistill.serving import peak_bytes; print(f'peak memory of verify: {peak_bytes() / 1e6:.0f} MB, wanted ≤ 120')"
     print(
         subprocess.run([sys.executable, "-c", code, str(run / "bundle")], capture_output=True, text=True, check=True).stdout.splitlines()[
             -1

@@ -1,0 +1,119 @@
+"""What every runtime's runner does, whatever runs the model: answer texts one by one, as an app would, and time the three parts.
+
+A runtime gives how a model is opened; `serve` speaks the lines that `runtimes/__init__.py` describes. Free of torch and pydantic: it runs on devices.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import monotonic_ns, perf_counter_ns
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Model(Protocol):
+    """What a runtime's `open_model` gives."""
+
+    def encode(self, text: str, tokens: int | None = None) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of a text and where each stands in it (start, end, characters); with `tokens`, repeated and cut to exactly that many."""
+
+    def logits(self, ids: list[int]) -> npt.NDArray[np.float32]:
+        """Logits of one text, float32 [outputs], or [tokens, outputs] where the model answers token by token."""
+
+
+Open = Callable[[Path, Path, int, int], Model]
+
+
+def open_tokenizer(file: Path, max_tokens: int) -> Any:
+    """A bundle's tokenizer.json: no padding, longer texts cut to max_tokens."""
+    from tokenizers import Tokenizer
+
+    loaded = Tokenizer.from_file(str(file))
+    loaded.no_padding()
+    loaded.enable_truncation(max_tokens)
+    return loaded
+
+
+def encode(tokenizer: Any, text: str, tokens: int | None) -> tuple[list[int], list[tuple[int, int]]]:
+    """`Model.encode` of whatever is tokenized by the tokenizers library."""
+    encoding = tokenizer.encode(text)
+    if tokens is None:
+        return encoding.ids, encoding.offsets
+    return _cut_to(encoding.ids, tokens), _cut_to(encoding.offsets, tokens)
+
+
+def _cut_to(values: list[Any], count: int) -> list[Any]:
+    first, *inner, last = values
+    room = count - 2
+    return [first, *((inner or [last]) * (room // max(len(inner), 1) + 1))[:room], last]
+
+
+def peak_bytes() -> int:
+    """Peak resident memory of this process, bytes."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Not getrusage: on Linux its maximum starts from the parent's at exec.
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        if found:
+            return int(found[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def measure(
+    model: Model, answer: Any, settings: dict[str, Any], texts: list[str], tokens: int | None = None, wants: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Answer each text alone, as an app would, and time its three parts, nanoseconds."""
+    times: dict[str, list[int]] = {"tokenize_ns": [], "model_ns": [], "decode_ns": []}
+    found: dict[str, list[Any]] = {name: [] for name in wants}
+    for text in texts:
+        start = perf_counter_ns()
+        ids, offsets = model.encode(text, tokens)
+        tokenized = perf_counter_ns()
+        logits = model.logits(ids)
+        ran = perf_counter_ns()
+        said = answer(logits, settings, text, offsets)
+        done = perf_counter_ns()
+        for name, spent in zip(times, (tokenized - start, ran - tokenized, done - ran), strict=True):
+            times[name].append(spent)
+        for name in wants:
+            found[name].append(said if name == "answers" else logits.tolist() if name == "logits" else ids)
+    return {**times, **found, "peak_bytes": peak_bytes()}
+
+
+def serve(open_model: Open, needs: Callable[[], None]) -> None:
+    """Be a runner: lines in, lines out, until the input ends. needs: imports what any model of this runtime needs, counted into the baseline."""
+    try:
+        _serve(open_model, needs)
+    except Exception as problem:
+        _say({"error": f"{type(problem).__name__}: {problem}"})
+        sys.exit(1)
+
+
+def _serve(open_model: Open, needs: Callable[[], None]) -> None:
+    from edgedistill.plugins import find
+
+    hello = json.loads(sys.stdin.readline())
+    answer = find("tasks", hello["task"]).answer
+    needs()
+    baseline, begin = peak_bytes(), perf_counter_ns()
+    model = open_model(Path(hello["model"]), Path(hello["tokenizer"]), hello["max_tokens"], hello["threads"])
+    loaded = perf_counter_ns()
+    measure(model, answer, hello["settings"], [hello["first_text"]])
+    cold = monotonic_ns() - hello["started_ns"]
+    _say({"load_ms": (loaded - begin) / 1e6, "cold_start_ms": cold / 1e6, "baseline_bytes": baseline, "peak_bytes": peak_bytes()})
+    for line in sys.stdin:
+        request = json.loads(line)
+        _say(measure(model, answer, hello["settings"], request["texts"], request.get("tokens"), request.get("wants", ())))
+
+
+def _say(answer: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()

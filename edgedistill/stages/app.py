@@ -1,0 +1,72 @@
+"""app: put a bundle into a sample app, with all that the app needs, in a folder that opens or builds as it is.
+
+A sample app is a folder in sample_apps/ with an `app.toml`: what it is, which tasks it answers, what is fetched for it (`native`: ONNX Runtime and
+headers for C++; `npm`: packages and which of their files), and the commands that come next. What is fetched has its digest there.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgedistill import native
+from edgedistill.bundle_format import Manifest, read_bundle
+from edgedistill.errors import InputError, nearest
+from edgedistill.npm import Package, vendor
+
+NOT_COPIED = ("app.toml", "__init__.py", "__pycache__")
+
+
+@dataclass(frozen=True)
+class App:
+    """A sample app. formats: of bundles that it runs. npm: packages whose files go into `vendor/`. next: the commands that start it."""
+
+    name: str
+    about: str
+    tasks: list[str]
+    next: list[str]
+    formats: list[str] = field(default_factory=lambda: ["onnx"])
+    native: str | None = None
+    npm: list[dict[str, Any]] = field(default_factory=list)
+
+
+def app_names() -> list[str]:
+    """All apps that can be assembled."""
+    return sorted({file.parent.name for folder in native.app_folders() for file in folder.glob("*/app.toml")})
+
+
+def find_app(name: str) -> App:
+    """An app by name. Raises InputError with the nearest name."""
+    if name not in app_names():
+        raise InputError(f'there is no app called "{name}".', write=nearest(name, app_names()))
+    return App(name, **tomllib.loads((native.app_folder(name) / "app.toml").read_text(encoding="utf-8")))
+
+
+def assemble(name: str, bundle: Path, out: Path) -> App:
+    """Write the app into the new folder `out`. Raises InputError for a bundle of a task that the app does not answer, or a folder that is not empty."""
+    app, manifest = find_app(name), read_bundle(bundle)
+    _fits(app, manifest, bundle)
+    if out.exists() and any(out.iterdir()):
+        raise InputError("the folder is not empty.", where=str(out), write="Give a new folder with --out.")
+    shutil.copytree(native.app_folder(name), out, ignore=shutil.ignore_patterns(*NOT_COPIED), dirs_exist_ok=True)
+    if app.native:
+        native.onnxruntime_folder(app.native, out / "onnxruntime")
+        native.json_folder(out / "json")
+    for package in app.npm:
+        vendor(Package(**package), out / "vendor")
+    # Nothing but the files that the manifest vouches for.
+    for file in (*manifest.files, "manifest.json"):
+        (out / "bundle" / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bundle / file, out / "bundle" / file)
+    return app
+
+
+def _fits(app: App, manifest: Manifest, bundle: Path) -> None:
+    for what, given, known in (("task", manifest.task, app.tasks), ("format", manifest.format, app.formats)):
+        if given not in known:
+            others = [other for other in app_names() if given in (find_app(other).tasks if what == "task" else find_app(other).formats)]
+            advice = f"Apps for it: {', '.join(others)}." if others else "No app takes it yet."
+            raise InputError(f"the {what} of the bundle is {given}; {app.name} takes {', '.join(known)}.", where=str(bundle), write=advice)

@@ -1,0 +1,96 @@
+"""Sample apps as `edgedistill app` assembles them: each in a folder of its own, started as its README says."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgedistill.bundle_format import read_golden, read_manifest, write_manifest
+from edgedistill.errors import InputError
+from edgedistill.links import qemu
+from edgedistill.stages.app import assemble
+from edgedistill.target import Link
+from tests.test_pipeline import edgedistill
+from tests.tiny_models import SENTENCES
+
+
+@pytest.fixture(scope="module")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with what the app's README says, and nothing else."""
+    venv = tmp_path_factory.mktemp("bare") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+    pip = [str(venv / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "onnxruntime==1.32.0", "tokenizers==0.23.3"], check=True)
+    return venv / "bin" / "python"
+
+
+def test_python_cli_without_torch(bare_python: Path, tiny_bundle: Path, tmp_path: Path, own_home: Path) -> None:
+    """An app that needs more than its README says, or answers otherwise than the bundle."""
+    out = tmp_path / "app"
+    done = edgedistill("app", "python_cli", "--bundle", tiny_bundle, "-o", out, home=own_home, check=0)
+    assert "pip install onnxruntime tokenizers" in done.stdout
+    ask = [str(bare_python), str(out / "ask.py")]
+    golden = subprocess.run([*ask, "--golden"], cwd="/", capture_output=True, text=True)
+    assert golden.returncode == 0, golden.stdout + golden.stderr
+    assert json.loads(golden.stdout)["golden"] == "equal"
+    wanted = {vector.text: vector.answer for vector in read_golden(tiny_bundle / "golden.jsonl")}
+    asked = subprocess.run([*ask, SENTENCES[0]], capture_output=True, text=True, check=True)
+    assert json.loads(asked.stdout)["answer"] == wanted[SENTENCES[0]]
+    piped = subprocess.run(ask, input="\n".join(SENTENCES[:3]), capture_output=True, text=True, check=True)
+    assert [json.loads(line)["answer"] for line in piped.stdout.splitlines()] == [wanted[text] for text in SENTENCES[:3]]
+    # One changed vector must be seen.
+    lines = (out / "bundle" / "golden.jsonl").read_text().splitlines()
+    changed = json.loads(lines[1]) | {"ids": [2, 3]}
+    (out / "bundle" / "golden.jsonl").write_text("\n".join([lines[0], json.dumps(changed), *lines[2:]]))
+    wrong = subprocess.run([*ask, "--golden"], capture_output=True, text=True)
+    assert wrong.returncode == 1 and json.loads(wrong.stdout)["vector"] == 2
+
+
+def test_embedded_linux_builds_and_answers(native_home: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    """A folder that lacks a file its README's two commands need."""
+    if lacking := qemu.ready(Link(kind="qemu", cpu="cortex-a72")):
+        if os.environ.get("CI"):
+            pytest.fail(lacking)
+        pytest.skip(lacking)
+    out = tmp_path / "app"
+    assemble("embedded_linux", tiny_bundle, out)
+    build = "cmake -B build -DCMAKE_TOOLCHAIN_FILE=toolchain-aarch64.cmake . && cmake --build build --target device"
+    assert build in (out / "README.md").read_text()
+    done = subprocess.run(build, shell=True, cwd=out, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    shutil.move(out / "device", tmp_path / "device")  # onto the board: nothing of the build folder is there
+    root = qemu._root(tmp_path, "cortex-a53")
+    edge = [
+        qemu.QEMU,
+        "-cpu",
+        "cortex-a53",
+        "-L",
+        str(root),
+        str(tmp_path / "device" / "edge"),
+        "--bundle",
+        str(tmp_path / "device" / "bundle"),
+    ]
+    golden = subprocess.run([*edge, "--golden"], capture_output=True, text=True)
+    assert golden.returncode == 0 and json.loads(golden.stdout)["golden"] == "equal"
+
+
+def test_bundle_of_another_task(tiny_bundle: Path, tmp_path: Path) -> None:
+    """An app that shows a tagger's logits as if they were classes; an app written over somebody's folder."""
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    manifest = read_manifest(bundle)
+    write_manifest(bundle, manifest.__class__(**{**vars(manifest), "task": "tag"}))
+    with pytest.raises(InputError) as error:
+        assemble("python_cli", bundle, tmp_path / "out")
+    assert str(error.value).startswith(f"{bundle}: the task of the bundle is tag; python_cli takes classify, multi_label, score, embed.")
+    with pytest.raises(InputError) as full:
+        assemble("python_cli", tiny_bundle, tmp_path)
+    assert str(full.value) == f"{tmp_path}: the folder is not empty. Give a new folder with --out."
+    with pytest.raises(InputError) as unknown:
+        assemble("python_cly", tiny_bundle, tmp_path / "out")
+    assert str(unknown.value) == 'there is no app called "python_cly". Did you mean "python_cli"?'

@@ -1,0 +1,65 @@
+"""A small real bundle without a compile: a tiny BERT with seeded weights, exported, quantized, with golden vectors that this machine answered."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from edgedistill import plugins
+from edgedistill.bundle_format import Manifest, digests, write_golden, write_manifest
+from edgedistill.exporters.onnx import batches, export
+from edgedistill.stages.bundle import Params, golden_vectors
+from edgedistill.target import Link, Target, find_target
+from tests.tiny_models import SENTENCES, tiny_bert
+
+LABELS = ["a", "b", "c", "d", "e"]
+MAX_TOKENS = 48
+
+
+def target(kind: str = "local", **changes: Any) -> Target:
+    """The laptop, reached by another link."""
+    options = {name: changes.pop(name) for name in list(changes) if name not in Target.model_fields}
+    return find_target("laptop-x86").model_copy(update={"link": Link(kind=kind, **options), **changes})
+
+
+def make_bundle(folder: Path, scheme: str = "onnx_int8_dynamic") -> Path:
+    """`folder`/bundle, as compile would have written it for the laptop."""
+    from tokenizers import Tokenizer
+
+    export(tiny_bert(folder / "model"), folder / "graphs", SENTENCES, MAX_TOKENS)
+    tokenizer = Tokenizer.from_file(str(folder / "graphs" / "tokenizer.json"))
+    rows = batches([tokenizer.encode(text).ids for text in SENTENCES], 0)
+    (folder / "bundle").mkdir()
+    plugins.find("quantizers", scheme).quantize(folder / "graphs", folder / "quantized", rows, frozenset())
+    shutil.copyfile(folder / "quantized" / "model.onnx", folder / "bundle" / "model.onnx")
+    shutil.copyfile(folder / "graphs" / "tokenizer.json", folder / "bundle" / "tokenizer.json")
+    return seal(folder / "bundle", scheme)
+
+
+def seal(bundle: Path, scheme: str = "onnx_int8_dynamic") -> Path:
+    """Golden vectors and the manifest, for what is in the folder now."""
+    laptop = find_target("laptop-x86")
+    params = Params("tiny", "classify", laptop.model_dump(mode="json"), MAX_TOKENS, (), {})
+    write_golden(bundle / "golden.jsonl", golden_vectors(bundle, params, laptop, {"labels": LABELS}, SENTENCES, 0.2))
+    manifest = Manifest(
+        name="tiny",
+        task="classify",
+        labels=LABELS,
+        format="onnx",
+        model="model.onnx",
+        tokenizer="tokenizer.json",
+        max_tokens=MAX_TOKENS,
+        scheme=scheme,
+        runtime="onnxruntime",
+        threads=1,
+        target=json.loads(laptop.model_dump_json()),
+        files=digests(bundle),
+        logit_bound=0.2,
+        measured={},
+        versions={},
+        lineage={},
+    )
+    write_manifest(bundle, manifest)
+    return bundle
