@@ -39,6 +39,9 @@ if [ ! -e "$stamp" ]; then
 fi
 if [ "${1:-}" = tests ]; then
   # llama.cpp for tests of GGUF. The wheel is kept in edgedistill's home, and a second run installs nothing.
+  if ! command -v c++ >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    apt-get update -qq && apt-get install -y -qq g++ >/dev/null
+  fi
   $venv/bin/python -m edgedistill.llama_build
 fi
 if [ "${1:-}" = tests ] && ! command -v qemu-x86_64 >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
