@@ -50,5 +50,8 @@ if [ "${1:-}" = tests ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; 
 fi
 if [ "${1:-}" = tests ]; then
   # llama.cpp for tests of GGUF. The wheel is kept in edgedistill's home, and a second run installs nothing.
+  if ! command -v c++ >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    apt-get update -qq && apt-get install -y -qq g++ >/dev/null
+  fi
   $venv/bin/python -m edgedistill.llama_build
 fi

@@ -172,7 +172,7 @@ def test_a_long_pause_is_said_and_not_slept(server: Server, tmp_path: Path) -> N
     [
         ({"calls": 5}, {}, 5, "calls"),
         ({"tokens": 62}, {}, 5, "tokens"),  # 12 each; the next is guessed at 8 + 4
-        ({"money": 100.0}, {"prompt": 2e6, "completion": 0.0}, 4, "money"),  # 20 each
+        ({"money": 100.0}, {"prompt": 2e6, "completion": 0.0}, 5, "money"),  # 20 each, guessed at 16: after four the fifth still fits
     ],
 )
 def test_caps_stop_cleanly(server: Server, tmp_path: Path, cap: dict[str, Any], price: dict[str, float], answered: int, name: str) -> None:

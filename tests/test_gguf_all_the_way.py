@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +58,11 @@ def test_one_student_in_two_formats(recipe_file: Callable[..., Path], tmp_path: 
     assert (manifest["format"], manifest["model"], manifest["runtime"]) == ("gguf", "model.gguf", "llama_cpp")
     assert "llama-cpp-python" in manifest["lineage"]["versions"]
     assert verify(gguf.bundle).good
+    # A device that has llama-cpp-python, tokenizers and numpy needs nothing else.
+    code = "import sys; sys.argv[0] = 'verify'\nfrom edgedistill.stages.verify import main\ncode = main()\n"
+    code += "print([name for name in ('torch', 'transformers', 'pydantic', 'onnxruntime', 'gguf', 'httpx') if name in sys.modules])\nsys.exit(code)"
+    done = subprocess.run([sys.executable, "-c", code, str(gguf.bundle)], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.endswith("\n[]\n"), done.stdout + done.stderr
     measured = bench(gguf.bundle)
     assert measured.how == "measured" and len(measured.timings.model_ns) >= 1000
     # A byte of a weight that changed is another model.
