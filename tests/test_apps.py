@@ -7,10 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from edgedistill import npm
 from edgedistill.bundle_format import read_golden, read_manifest, write_manifest
 from edgedistill.errors import InputError
 from edgedistill.links import qemu
@@ -78,6 +80,52 @@ def test_embedded_linux_builds_and_answers(native_home: Path, tiny_bundle: Path,
     ]
     golden = subprocess.run([*edge, "--golden"], capture_output=True, text=True)
     assert golden.returncode == 0 and json.loads(golden.stdout)["golden"] == "equal"
+
+
+# Drives Chromium; Apache-2.0. Fetched for the test alone, and kept beside the C++ runners.
+PLAYWRIGHT = ("playwright-core@1.65.1", "6f5a60be62a4fddfbe7d10c448d8fbd54547da3358f2f8a04211440471ee863e")
+
+
+@pytest.fixture
+def playwright(native_home: Path) -> Path:
+    """The folder of playwright-core."""
+    if lacking := [command for command in ("chromium", "node", "npm") if shutil.which(command) is None]:
+        if os.environ.get("CI"):
+            pytest.fail(f"missing: {lacking}")
+        pytest.skip(f"missing: {lacking}")
+    place = native_home / "native" / f"playwright-{PLAYWRIGHT[1][:16]}"
+    if not place.is_dir():
+        with tempfile.TemporaryDirectory(dir=native_home / "native") as scratch:
+            npm.unpack(npm.fetch(*PLAYWRIGHT, Path(scratch)), Path(scratch) / "content")
+            (Path(scratch) / "content").replace(place)
+    return place
+
+
+def test_web_page_answers_online_and_offline(playwright: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    """A page that answers otherwise than the bundle, needs the network a second time, or says nothing when its bundle is broken."""
+    out = tmp_path / "app"
+    assemble("web", tiny_bundle, out)
+    wanted = {vector.text: vector.answer for vector in read_golden(tiny_bundle / "golden.jsonl")}
+    server = subprocess.Popen([sys.executable, str(out / "serve.py"), "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert server.stdout
+        address = server.stdout.readline().strip()
+        script = [shutil.which("node"), str(Path(__file__).parent / "web_page.mjs"), str(playwright), shutil.which("chromium"), address]
+        done = subprocess.run([*script, SENTENCES[0], str(tmp_path / "page.png")], capture_output=True, text=True, timeout=400)
+        assert done.returncode == 0, done.stdout + done.stderr
+        online, checked, offline = (json.loads(line) for line in done.stdout.splitlines())
+        assert online["online"]["answer"] == offline["offline"]["answer"] == wanted[SENTENCES[0]]
+        assert online["online"]["ms"].endswith("ms on this device") and online["online"]["sure"].endswith("sure")
+        assert checked["isolated"] is True
+        assert (checked["checked"]["golden"], checked["checked"]["vectors"]) == ("equal", len(wanted))
+        assert offline["reachable"] is False, "the network was there: nothing was shown"
+        assert (tmp_path / "page.png").stat().st_size > 5000
+        (out / "bundle" / "model.onnx").unlink()
+        broken = subprocess.run([*script, SENTENCES[0], str(tmp_path / "page.png")], capture_output=True, text=True, timeout=400)
+        assert broken.returncode != 0 and "Error: bundle/model.onnx is not there (404)." in broken.stderr
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
 
 
 def test_bundle_of_another_task(tiny_bundle: Path, tmp_path: Path) -> None:
