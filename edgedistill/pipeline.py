@@ -11,7 +11,7 @@ from typing import Any, Literal
 from edgedistill import plugins
 from edgedistill.errors import InputError, TargetError
 from edgedistill.learning import Students, as_asked, searched
-from edgedistill.making import Make, making, of_format
+from edgedistill.making import Make, Making, making, of_format
 from edgedistill.recipe import Recipe, Transfer
 from edgedistill.report import Report, read_report
 from edgedistill.search import name_of
@@ -36,6 +36,8 @@ class Built:
 def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, until: Until = "bundle") -> list[Built]:
     """The pipeline, from top to bottom. Every step is a stage whose result `make` finds or makes."""
     on = making(make, recipe, cache)
+    if until in ("benchmark", "select", "bundle"):
+        _answered(on, targets)
     given = {name: getattr(recipe.data, name) for name in ("train", "test", "traffic", "templates")}
     data = {name: on.source(spec, f"data.{name}") for name, spec in given.items() if spec}
     prepared = make(prepare.PREPARE, prepare.Params(recipe.data, recipe.seed, recipe.task, ruling_labels(on)), **data)
@@ -290,6 +292,21 @@ def _reachable(targets: list[Target]) -> list[Target]:
         if lacking:
             raise TargetError(lacking, where=target.name, write='Or write [link] kind = "build_only" in a target file of your own.')
     return targets
+
+
+def _answered(on: Making, targets: Sequence[Target]) -> None:
+    """Raises TargetError when what runs on a target cannot answer the task, or read the student's tokenizer: before hours are spent, too."""
+    for target in targets:
+        refuses = getattr(plugins.find("links", target.link.kind), "refuses", None)
+        if refuses is None:
+            continue
+        start = on.recipe.student.start
+        source = on.source(start, "student.start") if start else on.source(on.recipe.teacher.model, "teacher.model")
+        why = refuses(on.recipe.task, source.path / "tokenizer.json")
+        if why:
+            raise TargetError(
+                why, where=target.name, write='Take another target, or write [link] kind = "build_only" in a target file of your own.'
+            )
 
 
 def _targets(recipe: Recipe, names: Sequence[str]) -> list[Target]:

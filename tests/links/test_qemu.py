@@ -7,7 +7,7 @@ import os
 import random
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -218,4 +218,25 @@ def test_another_tokenizer_is_refused(arm: Path, tiny_bundle: Path, tmp_path: Pa
     assert done.returncode == 2
     assert done.stderr == (
         "edge: the tokenizer has a pre-tokenizer of type ByteLevel, which this program does not know: it reads BERT's WordPiece\n"
+    )
+
+
+def test_what_the_runner_cannot_answer_is_said_before_anything_runs(
+    recipe_file: Callable[..., Path], tiny_teacher: Path, tmp_path: Path
+) -> None:
+    """A refusal that comes when the student is trained."""
+    from edgedistill.pipeline import plan
+    from edgedistill.recipe import read_recipe
+
+    assert qemu.refuses("tag", tiny_teacher / "tokenizer.json") == 'the C++ runner has no answer to the task "tag" yet.'
+    teacher = Path(shutil.copytree(tiny_teacher, tmp_path / "teacher"))
+    facts = json.loads((teacher / "tokenizer.json").read_text())
+    facts["model"]["type"] = "BPE"
+    (teacher / "tokenizer.json").write_text(json.dumps(facts))
+    recipe = read_recipe(recipe_file((str(tiny_teacher), str(teacher)), ('"laptop-x86"', '"raspberry-pi-4"')))
+    with pytest.raises(TargetError) as error:
+        plan(recipe)
+    assert str(error.value) == (
+        "raspberry-pi-4: the C++ runner cuts texts by WordPiece, and this model's tokenizer is BPE. Take another target, "
+        'or write [link] kind = "build_only" in a target file of your own.'
     )
