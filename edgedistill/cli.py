@@ -114,16 +114,22 @@ def bench(
     target: Annotated[str | None, typer.Option("--target", "-t", help="Measure for this target instead of the bundle's own.")] = None,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Raw samples as CSV on stdout.")] = False,
+    budget_only: Annotated[bool, typer.Option("--budget-only", help="One line and the exit code, for CI.")] = False,
+    junit: Annotated[Path | None, typer.Option("--junit", help="Write the checks as JUnit XML to this file, too.")] = None,
 ) -> None:
     """Run a bundle again where its target is reached, golden vectors first, and hold it against its budget."""
     from edgedistill.stages.bench import bench as measure
     from edgedistill.stages.bench import samples_csv
 
     result = measure(bundle, target)
+    if junit is not None:
+        junit.write_text(result.junit(), encoding="utf-8")
     if as_json:
         _json(result.as_json())
     elif as_csv:
         sys.stdout.write(samples_csv(result))
+    elif budget_only:
+        print(result.one_line())
     else:
         for line in result.lines():
             _console().print(line)

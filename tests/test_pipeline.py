@@ -218,6 +218,25 @@ def test_bench_measures_the_bundle_again(run: Run) -> None:
     assert csv[0] == "tokenize_ns,model_ns,decode_ns" and len(csv) > 1000
 
 
+def test_bench_for_ci(run: Run, tmp_path: Path) -> None:
+    """A CI job that has to read a table, or a missed limit that its report shows green."""
+    from xml.etree import ElementTree
+
+    done = edgedistill("bench", run.bundle, "--budget-only", "--junit", tmp_path / "bench.xml", home=run.home, check=0)
+    assert done.stdout.count("\n") == 1 and done.stdout.startswith("PASS tickets for laptop-x86, measured: ")
+    suite = ElementTree.parse(tmp_path / "bench.xml").getroot()
+    names = [case.get("name") for case in suite]
+    assert names[0] == "golden vectors" and "p90_ms" in names and suite.get("failures") == "0" and not list(suite.iter("failure"))
+
+    tight = tmp_path / "tight.toml"
+    target = (Path(__file__).parents[1] / "targets" / "laptop-x86.toml").read_text()
+    tight.write_text(target.replace("size_mb       = 25", "size_mb = 0.001"))
+    done = edgedistill("bench", run.bundle, "-t", tight, "--budget-only", "--junit", tmp_path / "bench.xml", home=run.home, check=1)
+    assert done.stdout.startswith("FAIL tickets for laptop-x86, measured: ") and "size_mb of at most 0.001 FAIL" in done.stdout
+    (failure,) = ElementTree.parse(tmp_path / "bench.xml").getroot().iter("failure")
+    assert "size_mb of at most 0.001 FAIL" in str(failure.get("message"))
+
+
 def test_compare_is_paired(run: Run) -> None:
     """Two runs compared on different rows. A bundle against itself differs in nothing."""
     result = json.loads(edgedistill("compare", run.bundle, run.out, "--json", home=run.home, check=0).stdout)
