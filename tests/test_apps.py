@@ -8,7 +8,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,6 +130,49 @@ def test_web_page_answers_online_and_offline(playwright: Path, tiny_bundle: Path
     finally:
         server.terminate()
         server.wait(timeout=30)
+
+
+def test_node_service(tiny_bundle: Path, tmp_path: Path) -> None:
+    """A service that answers otherwise than the bundle, falls over a bad request, or says that a changed model is fine."""
+    if lacking := [command for command in ("node", "npm") if shutil.which(command) is None]:
+        if os.environ.get("CI"):
+            pytest.fail(f"missing: {lacking}")
+        pytest.skip(f"missing: {lacking}")
+    out = tmp_path / "app"
+    app = assemble("node", tiny_bundle, out)
+    assert all(command in (out / "README.md").read_text() for command in app.next)
+    installed = subprocess.run(app.next[0], shell=True, cwd=out, capture_output=True, text=True, timeout=300)
+    assert installed.returncode == 0, installed.stderr
+    golden = subprocess.run(["node", "server.mjs", "--golden"], cwd=out, capture_output=True, text=True, timeout=120)
+    assert golden.returncode == 0 and json.loads(golden.stdout)["golden"] == "equal", golden.stdout + golden.stderr
+    wanted = {vector.text: vector.answer for vector in read_golden(tiny_bundle / "golden.jsonl")}
+    server = subprocess.Popen(["node", "server.mjs"], cwd=out, stdout=subprocess.PIPE, text=True, env=os.environ | {"PORT": "0"})
+    try:
+        assert server.stdout
+        address = server.stdout.readline().strip()
+
+        def ask(path: str, body: bytes | None = None) -> tuple[int, dict[str, Any]]:
+            try:
+                with urllib.request.urlopen(urllib.request.Request(address + path, body), timeout=30) as reply:
+                    return reply.status, json.load(reply)
+            except urllib.error.HTTPError as problem:
+                return problem.code, json.load(problem)
+
+        text = SENTENCES[0]
+        assert ask(f"/?text={urllib.parse.quote(text)}")[1]["answer"] == wanted[text]
+        assert ask("/", json.dumps({"text": text}).encode())[1]["answer"] == wanted[text]
+        assert ask("/golden")[1]["vectors"] == len(wanted)
+        bad = [ask("/"), ask("/", b"{"), ask("/", b"[]"), ask("/", b"null"), ask("/", b'{"text": 3}'), ask("/", b" " * 100_000)]
+        assert [code for code, _ in bad] == [400] * 6 and all(said["error"] for _, said in bad)
+        assert ask(f"/?text={urllib.parse.quote(text)}")[0] == 200, "a bad request ended it"
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+    lines = (out / "bundle" / "golden.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    (out / "bundle" / "golden.jsonl").write_text(json.dumps(first | {"logits": [value + 1 for value in first["logits"]]}) + "\n")
+    changed = subprocess.run(["node", "server.mjs", "--golden"], cwd=out, capture_output=True, text=True, timeout=120)
+    assert changed.returncode == 1 and json.loads(changed.stdout)["golden"] == "differs"
 
 
 def test_bundle_of_another_task(tiny_bundle: Path, tmp_path: Path) -> None:

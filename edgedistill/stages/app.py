@@ -1,7 +1,8 @@
 """app: put a bundle into a sample app, with all that the app needs, in a folder that opens or builds as it is.
 
 A sample app is a folder in sample_apps/ with an `app.toml`: what it is, which tasks it answers, what is fetched for it (`native`: ONNX Runtime and
-headers for C++; `npm`: packages and which of their files), and the commands that come next. What is fetched has its digest there.
+headers for C++; `npm`: packages and which of their files), which files of other apps it uses (`also`), and the commands that come next. What is
+fetched has its digest there.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ NOT_COPIED = ("app.toml", "__init__.py", "__pycache__")
 
 @dataclass(frozen=True)
 class App:
-    """A sample app. formats: of bundles that it runs. npm: packages whose files go into `vendor/`. next: the commands that start it."""
+    """A sample app. formats: of bundles that it runs. npm: packages whose files go into `vendor/`. also: files of other apps, as `app/file`. next: the
+    commands that start it."""
 
     name: str
     about: str
@@ -31,6 +33,7 @@ class App:
     formats: list[str] = field(default_factory=lambda: ["onnx"])
     native: str | None = None
     npm: list[dict[str, Any]] = field(default_factory=list)
+    also: list[str] = field(default_factory=list)
 
 
 def app_names() -> list[str]:
@@ -55,12 +58,15 @@ def assemble(name: str, bundle: Path, out: Path) -> App:
     if app.native:
         native.onnxruntime_folder(app.native, out / "onnxruntime")
         native.json_folder(out / "json")
+    for file in app.also:
+        other, _, inside = file.partition("/")
+        shutil.copyfile(native.app_folder(other) / inside, out / Path(inside).name)
     for package in app.npm:
         vendor(Package(**package), out / "vendor")
     # Nothing but the files that the manifest vouches for.
-    for file in (*manifest.files, "manifest.json"):
-        (out / "bundle" / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(bundle / file, out / "bundle" / file)
+    for name in (*manifest.files, "manifest.json"):
+        (out / "bundle" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bundle / name, out / "bundle" / name)
     return app
 
 
