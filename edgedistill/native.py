@@ -7,6 +7,7 @@ its digest below. Headers and library may be of different releases: ONNX Runtime
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import shutil
 import subprocess
@@ -54,6 +55,7 @@ MACHINES = {
     ),
     "x86_64": Machine("manylinux_2_28_x86_64", "5a34fc4dfeb5a7b4a74c95dcba1e773d722abda720b474edf1b0c419dc6d163d", "g++", "g++"),
 }
+TASKS = frozenset({"classify", "multi_label", "score", "embed"})  # that the runner answers
 JSON_DIGEST = "5f6132720fb25d0d70bf0742f8397b49a540dcc193e7312a914f6aa49f054810"
 
 
@@ -74,6 +76,14 @@ def lacking(machine: str) -> str | None:
     wanted = {MACHINES[machine].compiler: MACHINES[machine].package, "cmake": "cmake", "npm": "npm"}
     missing = [package for command, package in wanted.items() if shutil.which(command) is None]
     return f"the C++ runner cannot be built here. Run: sudo apt-get install {' '.join(missing)}" if missing else None
+
+
+def refuses(task: str, tokenizer: Path) -> str | None:
+    """Why the C++ runner cannot answer a task with a tokenizer.json; None when it can."""
+    if task not in TASKS:
+        return f'the C++ runner has no answer to the task "{task}" yet.'
+    kind = json.loads(tokenizer.read_text(encoding="utf-8"))["model"].get("type") if tokenizer.is_file() else "WordPiece"
+    return None if kind == "WordPiece" else f"the C++ runner cuts texts by WordPiece, and this model's tokenizer is {kind}."
 
 
 def identity(machine: str) -> str:

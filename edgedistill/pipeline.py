@@ -282,7 +282,8 @@ def _lineage(recipe: Recipe, data: dict[str, Source], teachers: Sequence[Taught]
 def _runner(target: Target) -> dict[str, str]:
     """What answers on this target, where it is not our own Python: part of a benchmark's key."""
     link = plugins.find("links", target.link.kind)
-    return {"runner": link.identity(target.link)} if hasattr(link, "identity") else {}
+    facts: dict[str, str] = {"runner": link.identity(target.link)} if hasattr(link, "identity") else {}
+    return facts | (link.machine(target.link) if hasattr(link, "machine") else {})
 
 
 def _reachable(targets: list[Target]) -> list[Target]:

@@ -41,9 +41,10 @@ class RunnerProcess:
         seconds: float = 120,
         seconds_a_text: float = 1,
         env: Mapping[str, str] | None = None,
+        same_clock: bool = True,
         explain: Callable[[int, str], str | None] = lambda code, said: None,
     ) -> None:
-        """explain: what an exit code and the last words mean on this link, where it knows better than we."""
+        """same_clock: the runner is on this machine. explain: what an exit code and the last words mean on this link, where it knows better than we."""
         self._name, self._seconds, self._a_text, self._explain = name, seconds, seconds_a_text, explain
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the runner
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -59,8 +60,8 @@ class RunnerProcess:
         )
         threading.Thread(target=self._read, daemon=True).start()
         try:
-            # The monotonic clock is one for all processes of a machine, so the runner can tell its own cold start.
-            self.hello = self.ask(request | {"started_ns": started})
+            # The monotonic clock is one for all processes of a machine, so there the runner can tell its own cold start.
+            self.hello = self.ask(request | ({"started_ns": started} if same_clock else {}))
         except BaseException:
             self.close()
             raise

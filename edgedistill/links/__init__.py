@@ -7,6 +7,7 @@ A link is a module with
 - `ready(link: target.Link) -> str | None`: None when it works from this machine, else what is missing and how to install it;
 - `open_runner(link: target.Link, runtime: str, request: dict) -> Runner`: starts the runtime's runner with one model loaded;
 - `identity(link) -> str`, where another program than our own Python answers: what it is, so that answers of an older one are not taken for its;
+- `machine(link) -> {"cpu", "system"}`, where the device is another machine: how it names them;
 - `refuses(task: str, tokenizer: Path) -> str | None`, where that program does not answer everything: why not, or None.
 
 A `Runner` has `hello` (the runner's first answer), `ask(request) -> dict` and `close()`. What runners say to each other is in `runtimes/`.

@@ -5,20 +5,19 @@ The C++ runner and ONNX Runtime's own ARM library really run, so the answers are
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from edgedistill import native
 from edgedistill.errors import StageError, TargetError, nearest
+from edgedistill.native import refuses
 from edgedistill.runner import RunnerProcess
 from edgedistill.target import Link
 
 HOW = "emulated"
 ABOUT = "64-bit ARM processors by qemu's user-mode emulation: right answers, no latency"
 
-TASKS = frozenset({"classify", "multi_label", "score", "embed"})
 QEMU = "qemu-aarch64"
 SYSTEM = Path("/usr/aarch64-linux-gnu")  # where Debian's cross compiler has the device's C library
 # `cpu` of a target's [link] → the part number that such a processor shows in /proc/cpuinfo, and whether it has a dot product. Part numbers:
@@ -44,14 +43,6 @@ def ready(link: Link) -> str | None:
     if missing:
         return f"{'qemu' if 'qemu-user' in missing else 'the C library of 64-bit ARM'} is missing. Run: sudo apt-get install {' '.join(missing)}"
     return native.lacking("aarch64")
-
-
-def refuses(task: str, tokenizer: Path) -> str | None:
-    """Why the C++ runner cannot answer a task with a tokenizer.json; None when it can."""
-    if task not in TASKS:
-        return f'the C++ runner has no answer to the task "{task}" yet.'
-    kind = json.loads(tokenizer.read_text(encoding="utf-8"))["model"].get("type") if tokenizer.is_file() else "WordPiece"
-    return None if kind == "WordPiece" else f"the C++ runner cuts texts by WordPiece, and this model's tokenizer is {kind}."
 
 
 def identity(link: Link) -> str:
@@ -92,3 +83,6 @@ def _root(folder: Path, cpu: str) -> Path:
     if not (root / "lib").is_symlink():
         (root / "lib").symlink_to(SYSTEM / "lib")
     return root
+
+
+__all__ = ["ABOUT", "HOW", "identity", "open_runner", "ready", "refuses"]
