@@ -20,7 +20,7 @@ Batch = dict[str, Any]
 
 TINY = 1e-12
 BLOCK = 64  # weights that share a scale where four bits are used
-SHRINK = [1.0 - 0.025 * step for step in range(13)]  # ranges that are tried for a block of four bits, as in quantizers/onnx_int4_block.py
+SHRINK = [1.0 - 0.025 * step for step in range(13)]  # shares of a block's range that are tried before it is cut into 4-bit steps
 
 
 @dataclass(frozen=True)

@@ -32,19 +32,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill.fake_quant import Arithmetic
+from edgedistill.fake_quant import BLOCK, SHRINK, Arithmetic, table_block
 from edgedistill.int8_safety import require_saturation_free
 from edgedistill.onnx_graph import Batch, left_sides, products, replace, save_graph, tables
 
 FORMAT = "onnx"
 ABOUT = "int4 weights and embedding in blocks of 64, scales searched on real rows; the smallest file; faster than float, slower than int8"
 
-BLOCK = 64
 NARROW = 32  # outputs below which a product stays in float: the classifier head
 # Rounds activations to 8 bits, a scale a block: 1.2 to 1.7 times as fast as level 0 (VNNI), with the same flips. Its price: float additions in another
 # order push a rounding step now and then, so between CPUs logits differ by up to 0.004 of their spread (250 real rows, none answered otherwise).
 ACCURACY_LEVEL = 4
-SHRINK = np.linspace(1.0, 0.7, 13, dtype=np.float32)
 ARITHMETIC = Arithmetic(products="int4_block", tables="int4_block", activations="int8_block", narrowest_product=NARROW, narrowest_table=32)
 
 
@@ -107,7 +105,7 @@ def block_quantize(
     high = np.maximum(x.max(axis=2, keepdims=True), 0)
     best = np.full((*x.shape[:2], 1), np.inf, np.float32)
     steps, scales, zeros = np.zeros(x.shape, np.uint8), np.ones_like(best), np.zeros(best.shape, np.uint8)
-    for shrink in SHRINK:
+    for shrink in np.asarray(SHRINK, np.float32):
         scale = np.maximum((high - low) * shrink / 15, np.float32(1e-12))
         zero = np.clip(np.rint(-low * shrink / scale), 0, 15)
         step = np.clip(np.rint(x / scale) + zero, 0, 15)
@@ -159,9 +157,7 @@ def block_table(node: Any, table: npt.NDArray[np.float32]) -> tuple[Any, list[An
     """`GatherBlockQuantized` for a `Gather` from `table` [rows, width]; blocks run along the width."""
     import onnx
 
-    block = BLOCK
-    while block > 16 and table.shape[1] % block:
-        block //= 2
+    block = table_block(table.shape[1])
     steps, scales, zeros = block_quantize(table, None, block)
     stem = node.input[0]
     parts = [

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgedistill.fake_quant import Arithmetic
+from edgedistill.fake_quant import BLOCK, Arithmetic
 from edgedistill.int8_safety import require_saturation_free
 from edgedistill.onnx_graph import Batch, quiet, replace, save_graph, tables
 from edgedistill.quantizers import onnx_int8_dynamic
-from edgedistill.quantizers.onnx_int4_block import BLOCK, block_table
+from edgedistill.quantizers.onnx_int4_block import block_table
 
 FORMAT = "onnx"
 ABOUT = "int8 products, int4 tables; nearly as fast as int8, and much smaller where the word table is most of the model"
