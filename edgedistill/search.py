@@ -108,10 +108,12 @@ def search(
         left = [candidate for candidate in candidates if not candidate.out]
         if len(left) == 1:
             break  # nothing to choose: it is trained to the end at once
-        for place, candidate in reversed([*enumerate(left)]):  # the larger first
+        learned: list[Candidate] = []
+        for candidate in sorted(left, key=_size, reverse=True):
             if not candidate.trials:
-                _warm(candidate, left[place + 1 :], shrunk)
+                _warm(candidate, learned[::-1], shrunk)
             candidate.trials.append(trained(candidate, rung, candidate.newest))
+            learned.append(candidate)
         spent += rung
         scores = {candidate.name: read_score(candidate.newest.path) for candidate in left}
         for family in {candidate.student.family for candidate in left}:
@@ -248,8 +250,13 @@ def over_all(costs: Sequence[probe.Cost], budget: Budget) -> bool:
     return bool(costs) and all(probe.over_budget(cost, budget) for cost in costs)
 
 
+def _size(candidate: Candidate) -> float:
+    """Megabytes of its smallest binary: a part of a student is never larger than the whole. 0 where nothing was probed, in a plan."""
+    return min((cost.size_mb for costs in candidate.costs.values() for cost in costs), default=0.0)
+
+
 def _warm(candidate: Candidate, learned: Sequence[Candidate], shrunk: Callable[[Candidate, Candidate], Artifact | None]) -> None:
-    """Let the candidate begin at the nearest larger one that it is a part of."""
+    """Let the candidate begin at the nearest larger one that it is a part of. learned: from the smallest up."""
     for larger in learned:
         weights = shrunk(candidate, larger)
         if weights is not None:

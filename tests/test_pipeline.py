@@ -300,10 +300,10 @@ layers = 1
 ffn    = 32
 [[search.students]]
 family = "transformer"
-layers = 1
+layers = 4
 [[search.students]]
 family = "transformer"
-layers = 4
+layers = 1
 """
 
 
@@ -320,8 +320,8 @@ def test_search_ends_at_one_student_for_each_target(recipe_file: Write, tmp_path
     record = details["search"]
     assert [entry["name"] for entry in record["candidates"]] == [
         "transformer layers=1 ffn=32",
-        "transformer layers=1",
         "transformer layers=4",
+        "transformer layers=1",
     ]
     assert set(record["targets"]) == {"laptop-x86", "android-arm64-mid"}
     assert all(entry["costs"]["laptop-x86"][0]["p50_ms"] > 0 for entry in record["candidates"]), "costs were not measured before training"
