@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -77,25 +77,16 @@ def run(
     if params.distill.processes > 1:
         _in_processes(out, params, inputs)
     else:
-        _learn(out, params, **inputs)
+        _learn(out, params, inputs)
 
 
-def _learn(
-    out: Path,
-    params: Params,
-    *,
-    prepared: Path,
-    transfer: Path,
-    labels: Path,
-    start: Path,
-    teacher: Path | None = None,
-    graphs: Path | None = None,
-) -> None:
+def _learn(out: Path, params: Params, inputs: Mapping[str, Path]) -> None:
     """One process's part. Every process does the same; the Trainer divides the rows, and rank 0 writes."""
     from torch import distributed
 
     from edgedistill.objective import Objective
 
+    prepared, transfer, labels, start = (inputs[name] for name in ("prepared", "transfer", "labels", "start"))
     task, settings = plugins.find("tasks", params.task), read_settings(prepared)
     classes = settings["labels"]
     rows = read_rows(transfer / "transfer.parquet")
@@ -128,7 +119,7 @@ def _learn(
     check_ids(student, tokens, str(start / "model"))
     watched, ids = None, None
     if needs & TOKEN_LEVEL:
-        watched, ids = _watched_teacher(teacher, task.HUB_TASK, classes, tokenizer, texts, params.student.max_tokens)
+        watched, ids = _watched_teacher(inputs.get("teacher"), task.HUB_TASK, classes, tokenizer, texts, params.student.max_tokens)
     if not params.distill.dropout:
         no_dropout(student)
     # A control that does not learn is a finding, and a search drops such a candidate; a student that does not learn is a mistake.
@@ -138,7 +129,7 @@ def _learn(
     settle = None
     if params.scheme is not None:
         arithmetic = plugins.find("quantizers", params.scheme).ARITHMETIC
-        example = {name: sample[0][name] for name in ("input_ids", "attention_mask")} if graphs and works_on_first_token(graphs) else None
+        example = {name: sample[0][name] for name in ("input_ids", "attention_mask")} if works_on_first_token(inputs["graphs"]) else None
         settle = fake_quant.attach(student, arithmetic, example)
     objective = Objective(losses, student, columns, watched, ids, steps if judged else None)
     terms, warnings = objective.balance(sample)
@@ -338,7 +329,7 @@ def _process() -> None:
             stdout.flush()
 
     with listening(tell):
-        _learn(Path(job["out"]), params, **{name: Path(path) for name, path in job["inputs"].items()})
+        _learn(Path(job["out"]), params, {name: Path(path) for name, path in job["inputs"].items()})
     distributed.destroy_process_group()
 
 
