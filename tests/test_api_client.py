@@ -183,6 +183,9 @@ def test_caps_stop_cleanly(server: Server, tmp_path: Path, cap: dict[str, Any], 
     assert f"cap.{name}: the cap of {cap[name]:g} {name} is reached: " in str(error.value)
     assert str(error.value).endswith("What was answered is kept. Raise the cap and run again: nothing is paid twice.")
     assert answered - 3 < len(server.seen) <= answered
+    used = spent(tmp_path / "a.sqlite")
+    bill = {"calls": used["calls"], "tokens": used["prompt_tokens"] + used["completion_tokens"], "money": used["prompt_tokens"] * 2e6 / 1e6}
+    assert bill[name] <= cap[name]
     ask(endpoint(server), bodies(*texts), tmp_path / "a.sqlite")
     assert sorted(server.texts()) == sorted(texts)
 

@@ -59,7 +59,8 @@ def test_exported_logits_are_the_trained_ones(make: Callable[[Path], Path], sche
     )
 
     errors = np.abs(shipped - trained).max(axis=1)
-    assert np.quantile(errors, 0.2) < 1e-5 * before.std(), errors
+    on_halves = make is tiny_conv and scheme == "onnx_int4_block"
+    assert np.quantile(errors, 0.2 if on_halves else 0.5) < 1e-5 * before.std(), errors
     assert errors.max() < 0.25 * before.std(), errors  # a few steps of activations, in a model of random weights
     assert np.abs(errors).mean() < 0.2 * np.abs(shipped - before).max(axis=1).mean(), errors
     assert np.abs(shipped - before).max() > 1e-3 * before.std(), "nothing was quantized, so nothing was compared"
