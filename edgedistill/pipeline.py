@@ -286,13 +286,12 @@ def _runner(target: Target) -> dict[str, str]:
     return facts | (link.machine(target.link) if hasattr(link, "machine") else {})
 
 
-def _reachable(targets: list[Target]) -> list[Target]:
-    """The same targets. Raises TargetError when one cannot be reached from here: before hours are spent, not after."""
+def _reachable(targets: Sequence[Target]) -> None:
+    """Raises TargetError when a target cannot be reached from here: before hours are spent, not after."""
     for target in targets:
         lacking = plugins.find("links", target.link.kind).ready(target.link)
         if lacking:
             raise TargetError(lacking, where=target.name, write='Or write [link] kind = "build_only" in a target file of your own.')
-    return targets
 
 
 def _answered(on: Making, targets: Sequence[Target]) -> None:

@@ -61,14 +61,9 @@ class Target(Section):
         return f"model.{self.format}"
 
     @property
-    def engines(self) -> tuple[str, ...]:
+    def engine(self) -> str:
         """The package that runs the binary."""
-        return {"onnx": ("onnxruntime",), "gguf": ("llama-cpp-python",)}[self.format]
-
-    @property
-    def makers(self) -> tuple[str, ...]:
-        """The package that writes it."""
-        return (self.format,)
+        return {"onnx": "onnxruntime", "gguf": "llama-cpp-python"}[self.format]
 
     @field_validator("link")
     @classmethod

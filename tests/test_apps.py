@@ -141,7 +141,7 @@ def test_node_service(tiny_bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "app"
     app = assemble("node", tiny_bundle, out)
     assert all(command in (out / "README.md").read_text() for command in app.next)
-    installed = subprocess.run(app.next[0], shell=True, cwd=out, capture_output=True, text=True, timeout=300)
+    installed = subprocess.run(app.next[0].split(), cwd=out, capture_output=True, text=True, timeout=300)
     assert installed.returncode == 0, installed.stderr
     golden = subprocess.run(["node", "server.mjs", "--golden"], cwd=out, capture_output=True, text=True, timeout=120)
     assert golden.returncode == 0 and json.loads(golden.stdout)["golden"] == "equal", golden.stdout + golden.stderr

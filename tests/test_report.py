@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -38,7 +40,7 @@ def timings(*milliseconds: float) -> Timings:
     )
 
 
-def variant(name: str, role: str = "student", scheme: str = "float", predicted: list[int] | None = None, **facts: object) -> Variant:
+def variant(name: str, role: str = "student", scheme: str = "float", predicted: list[Any] | None = None, **facts: object) -> Variant:
     return Variant.model_validate(
         {
             "name": name,
@@ -237,7 +239,7 @@ def tagged(metric: str = "entity F1") -> Report:
     """Four texts with spans, a teacher that is right and a student that is not always."""
     expected = [[[0, 4, "NAME"], [9, 12, "PHONE"]], [[0, 3, "NAME"]], [], [[2, 5, "MAIL"]]]
     answered = [[[0, 4, "NAME"], [9, 13, "PHONE"]], [[0, 3, "NAME"], [5, 7, "NAME"]], [[1, 2, "PHONE"]], []]
-    teacher, student = variant("teacher", "teacher", predicted=expected), variant("s", predicted=answered)  # type: ignore[arg-type]
+    teacher, student = variant("teacher", "teacher", predicted=expected), variant("s", predicted=answered)
     return report().model_copy(update={"metric": metric, "expected": expected, "variants": [teacher, student]})
 
 

@@ -126,7 +126,8 @@ def bench(folder: Path, target_name: str | None = None) -> Bench:
         },
     )
     raw: dict[str, list[int]] = {"tokenize_ns": [], "model_ns": [], "decode_ns": []}
-    limit, state, reason, peak = target.budget.p90_ms, "UNDECIDED", "the target states no p90_ms", 0
+    state: State = "UNDECIDED"
+    limit, reason, peak = target.budget.p90_ms, "the target states no p90_ms", 0
     try:
         golden = on_runner(manifest.name, manifest.logit_bound, vectors, runner)
         timed = golden.good and link.HOW != "emulated"
@@ -159,7 +160,7 @@ def bench(folder: Path, target_name: str | None = None) -> Bench:
     checks = [Check("golden vectors", "PASS" if golden.good else "FAIL", summary(golden).rstrip("."))]
     if limit is not None and golden.good:
         taken = f", {percentile_ms(Timings(**raw), PERCENTILE).value:.3f} ms" if raw["model_ns"] and link.HOW == "measured" else ""
-        checks.append(Check("p90_ms", state, f"p90 of at most {limit:g} ms {state}{taken}"))  # type: ignore[arg-type]  # as below
+        checks.append(Check("p90_ms", state, f"p90 of at most {limit:g} ms {state}{taken}"))
     for name, value, allowed in (("size_mb", size_mb, target.budget.size_mb), ("peak_mb", peak_mb, target.budget.peak_mb)):
         known = name == "size_mb" or (link.HOW == "measured" and golden.good)
         if allowed is not None:
@@ -180,7 +181,7 @@ def bench(folder: Path, target_name: str | None = None) -> Bench:
         limit,
         target.budget.peak_mb,
         size_mb,
-        state,  # type: ignore[arg-type]  # one of the three, by the lines above
+        state,
         reason,
         tuple(checks),
     )

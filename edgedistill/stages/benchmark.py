@@ -170,7 +170,7 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
         how=link.HOW,
         where=", ".join(params.machine[name] for name in ("runner", "cpu", "system") if name in params.machine),
         machine=params.machine,
-        versions={name: version(name) for name in ("edgedistill", *target.engines, "tokenizers", "numpy")},
+        versions={name: version(name) for name in ("edgedistill", target.engine, "tokenizers", "numpy")},
         budget=Budget(),
         prefer="smallest",
         metric=task.metric(settings),

@@ -260,7 +260,7 @@ def _facts(folder: Path, *names: str) -> dict[str, Any]:
 
 def package_versions(target: Target) -> dict[str, str]:
     """Versions of what made the bundle, for its lineage."""
-    return {name: version(name) for name in ("edgedistill", "torch", "transformers", *target.makers, *target.engines, "tokenizers")}
+    return {name: version(name) for name in ("edgedistill", "torch", "transformers", target.format, target.engine, "tokenizers")}
 
 
 BUNDLE = Stage("bundle", 2, run, ("onnxruntime", "tokenizers"))
