@@ -31,10 +31,10 @@ def test_demo_on_real_data(tmp_path: Path) -> None:
         assert accuracy_difference(report, variant, base).value > -0.015, variant.name
     int8 = next(variant for variant in report.students if variant.scheme == "onnx_int8_int4_table")
     assert report.teacher.size_bytes / int8.size_bytes > 8
-    # Without VNNI int8 products are hardly faster than float ones: there the speed comes from fewer operations alone (DECISIONS.md).
+    # Without VNNI int8 products are little faster than float ones: 2.7 and 1.15 were measured on such a CPU (DECISIONS.md).
     vnni = "vnni" in Path("/proc/cpuinfo").read_text()
-    assert (speed_up(int8, report.teacher) or 0) > (4 if vnni else 1.5)
-    assert (speed_up(int8, base) or 0) > (1.5 if vnni else 0.7)
+    assert (speed_up(int8, report.teacher) or 0) > (4 if vnni else 2)
+    assert (speed_up(int8, base) or 0) > (1.5 if vnni else 1)
     labels = next(variant for variant in report.variants if variant.name == "control: labels alone")
     assert accuracy_difference(report, base, labels).value > -0.01, "distillation harms"
     again = edgedistill("compile", APP / "recipe.toml", "-o", tmp_path / "out", home=tmp_path / "home")
