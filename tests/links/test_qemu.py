@@ -17,7 +17,7 @@ from edgedistill.bundle_format import read_golden, write_golden
 from edgedistill.errors import InputError, ParityError, StageError, TargetError
 from edgedistill.links import qemu
 from edgedistill.stages.bench import bench
-from edgedistill.stages.bundle import Params, golden_vectors
+from edgedistill.stages.bundle import QUANTIZED_APART, Params, golden_vectors
 from edgedistill.target import Link, find_target
 from tests.test_pipeline import edgedistill
 from tests.tiny_bundle import LABELS, MAX_TOKENS
@@ -92,7 +92,7 @@ def test_a_device_that_answers_otherwise_stops_the_bundle(arm: Path, tiny_bundle
     """A bundle that ships for a device on which it answers otherwise."""
     pi = find_target("raspberry-pi-4")
     params = Params("tiny", "classify", pi.model_dump(mode="json"), MAX_TOKENS, (), {})
-    assert golden_vectors(tiny_bundle, params, pi, {"labels": LABELS}, SENTENCES[:2], 0.2)
+    assert golden_vectors(tiny_bundle, params, pi, {"labels": LABELS}, SENTENCES[:2], QUANTIZED_APART)
     opened = qemu.open_runner
 
     def shuffled(link: Link, runtime: str, request: dict) -> object:  # a device that has its labels in another order
@@ -100,7 +100,7 @@ def test_a_device_that_answers_otherwise_stops_the_bundle(arm: Path, tiny_bundle
 
     monkeypatch.setattr(qemu, "open_runner", shuffled)
     with pytest.raises(ParityError) as error:
-        golden_vectors(tiny_bundle, params, pi, {"labels": LABELS}, SENTENCES[:2], 0.2)
+        golden_vectors(tiny_bundle, params, pi, {"labels": LABELS}, SENTENCES[:2], QUANTIZED_APART)
     assert "the model answers otherwise on raspberry-pi-4 than here: tiny:" in str(error.value)
     assert "First: vector 1, 'how far is the moon from the earth ?': answer" in str(error.value)
 
