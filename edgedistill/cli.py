@@ -247,7 +247,7 @@ def assemble_app(
 @app.command()
 def targets(name: Annotated[str | None, typer.Argument(help="One target, in full.")] = None, as_json: AsJson = False) -> None:
     """List the targets, or show one."""
-    from edgedistill import plugins
+    from edgedistill.links import how
     from edgedistill.target import find_target, target_names
 
     chosen = [find_target(one) for one in ([name] if name else target_names())]
@@ -262,7 +262,7 @@ def targets(name: Annotated[str | None, typer.Argument(help="One target, in full
     table = Table("target", "what", "runtime", "budget", "from here")
     for one in chosen:
         budget = ", ".join(f"{key} {value:g}" for key, value in one.budget.model_dump(exclude_none=True).items())
-        table.add_row(one.name, one.about, f"{one.runtime}, {one.threads} thr.", budget, plugins.find("links", one.link.kind).HOW)
+        table.add_row(one.name, one.about, f"{one.runtime}, {one.threads} thr.", budget, how(one.link))
     _console().print(table)
     return None
 

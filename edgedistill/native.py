@@ -161,7 +161,7 @@ def _headers() -> Path:
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=".headers-") as scratch:
         draft = Path(scratch) / "content"
-        npm.unpack(npm.fetch(*HEADERS, Path(scratch)), draft, inside=HEADER_FOLDER)
+        npm.unpack(npm.fetch(*HEADERS, Path(scratch)), draft, inside=(HEADER_FOLDER,))
         if not place.is_dir():
             next(draft.rglob("onnxruntime_c_api.h")).parent.replace(place)
     return place

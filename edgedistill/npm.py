@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -38,26 +40,33 @@ def fetch(spec: str, sha256: str, scratch: Path) -> Path:
     return archives[0]
 
 
-def vendor(package: Package, out: Path) -> None:
-    """The wanted files, flat in `out`. They are kept under the home, so that they are fetched once."""
-    place = home() / "npm" / package.sha256[:16]
+def kept(package: Package) -> Path:
+    """The folder with the package's wanted files (all, where none are named). It stays under the home, so that they are fetched once."""
+    key = hashlib.sha256(" ".join([package.sha256, *package.files]).encode()).hexdigest()[:16]
+    place = home() / "npm" / key
     if not place.is_dir():
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent, prefix=".fetch-") as scratch:
-            unpack(fetch(package.spec, package.sha256, Path(scratch)), Path(scratch) / "content")
+            unpack(fetch(package.spec, package.sha256, Path(scratch)), Path(scratch) / "content", inside=package.files or ("",))
             if not place.is_dir():
                 (Path(scratch) / "content").replace(place)
+    return place
+
+
+def vendor(package: Package, out: Path) -> None:
+    """The wanted files, flat in `out`."""
+    place = kept(package)
     out.mkdir(parents=True, exist_ok=True)
     for name in package.files:
         shutil.copyfile(place / name, out / PurePosixPath(name).name)
 
 
-def unpack(archive: Path, out: Path, inside: str = "") -> None:
-    """The plain files of an npm archive whose path holds `inside`; no link, and nothing that leads outside."""
+def unpack(archive: Path, out: Path, inside: Sequence[str] = ("",)) -> None:
+    """The plain files of an npm archive whose path holds one of `inside`; no link, and nothing that leads outside."""
     with tarfile.open(archive) as package:
         for member in package:
             name = PurePosixPath(*PurePosixPath(member.name).parts[1:])
-            if not member.isfile() or ".." in name.parts or name.is_absolute() or inside not in member.name:
+            if not member.isfile() or ".." in name.parts or name.is_absolute() or not any(part in member.name for part in inside):
                 continue
             if content := package.extractfile(member):
                 (out / name).parent.mkdir(parents=True, exist_ok=True)

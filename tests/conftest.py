@@ -167,11 +167,12 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def share_native(home: Path) -> None:
-    """Give a home the C++ runners that earlier tests built. They are kept in .venv, so that `make clean` deletes them."""
-    kept = Path(__file__).parent.parent / ".venv" / "native"
-    kept.mkdir(parents=True, exist_ok=True)
+    """Give a home the C++ runners and npm packages that earlier tests had. They are kept in .venv, so that `make clean` deletes them."""
     home.mkdir(parents=True, exist_ok=True)
-    (home / "native").symlink_to(kept)
+    for folder in ("native", "npm"):
+        kept = Path(__file__).parent.parent / ".venv" / folder
+        kept.mkdir(parents=True, exist_ok=True)
+        (home / folder).symlink_to(kept)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from edgedistill import npm
+from edgedistill import javascript, npm
 from edgedistill.bundle_format import read_golden, read_manifest, write_manifest
 from edgedistill.errors import InputError
 from edgedistill.links import qemu
@@ -86,10 +85,6 @@ def test_embedded_linux_builds_and_answers(native_home: Path, tiny_bundle: Path,
     assert golden.returncode == 0 and json.loads(golden.stdout)["golden"] == "equal"
 
 
-# Drives Chromium; Apache-2.0. Fetched for the test alone, and kept beside the C++ runners.
-PLAYWRIGHT = ("playwright-core@1.65.1", "6f5a60be62a4fddfbe7d10c448d8fbd54547da3358f2f8a04211440471ee863e")
-
-
 @pytest.fixture
 def playwright(native_home: Path) -> Path:
     """The folder of playwright-core."""
@@ -97,12 +92,7 @@ def playwright(native_home: Path) -> Path:
         if os.environ.get("CI"):
             pytest.fail(f"missing: {lacking}")
         pytest.skip(f"missing: {lacking}")
-    place = native_home / "native" / f"playwright-{PLAYWRIGHT[1][:16]}"
-    if not place.is_dir():
-        with tempfile.TemporaryDirectory(dir=native_home / "native") as scratch:
-            npm.unpack(npm.fetch(*PLAYWRIGHT, Path(scratch)), Path(scratch) / "content")
-            (Path(scratch) / "content").replace(place)
-    return place
+    return npm.kept(javascript.PLAYWRIGHT)
 
 
 def test_web_page_answers_online_and_offline(playwright: Path, tiny_bundle: Path, tmp_path: Path) -> None:

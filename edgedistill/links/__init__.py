@@ -2,7 +2,7 @@
 
 A link is a module with
 
-- `HOW`: what its latency figures are worth: "measured", "emulated" or "not measured";
+- `HOW`: what its latency figures are worth: "measured", "emulated" or "not measured"; `how(link) -> str` where that depends on the link's options;
 - `ABOUT`: one line for people;
 - `ready(link: target.Link) -> str | None`: None when it works from this machine, else what is missing and how to install it;
 - `open_runner(link: target.Link, runtime: str, request: dict) -> Runner`: starts the runtime's runner with one model loaded;
@@ -17,6 +17,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from edgedistill import plugins
+from edgedistill.target import Link
+
 
 class Runner(Protocol):
     """A process on the device that has one model loaded."""
@@ -26,3 +29,9 @@ class Runner(Protocol):
     def ask(self, request: dict[str, Any]) -> dict[str, Any]: ...
 
     def close(self) -> None: ...
+
+
+def how(link: Link) -> str:
+    """What figures through this link are worth."""
+    module = plugins.find("links", link.kind)
+    return str(module.how(link) if hasattr(module, "how") else module.HOW)

@@ -16,6 +16,7 @@ from xml.etree import ElementTree  # written here, never read
 from edgedistill import plugins
 from edgedistill.bundle_format import read_bundle, read_golden
 from edgedistill.errors import InputError, TargetError
+from edgedistill.links import how
 from edgedistill.progress import tick
 from edgedistill.report import PERCENTILE, Figure, State, Timings, early_stopping, percentile_ms
 from edgedistill.stages.verify import Result, on_runner, summary
@@ -107,7 +108,7 @@ def bench(folder: Path, target_name: str | None = None) -> Bench:
         raise InputError(
             f"the bundle is {manifest.format}, {target.name} runs {target.format}.", where=str(folder), write="Compile for that target."
         )
-    link = plugins.find("links", target.link.kind)
+    link, worth = plugins.find("links", target.link.kind), how(target.link)
     if lacking := link.ready(target.link):
         raise TargetError(lacking, where=target.name)
     vectors = list(read_golden(folder / "golden.jsonl"))
@@ -130,7 +131,7 @@ def bench(folder: Path, target_name: str | None = None) -> Bench:
     limit, reason, peak = target.budget.p90_ms, "the target states no p90_ms", 0
     try:
         golden = on_runner(manifest.name, manifest.logit_bound, vectors, runner)
-        timed = golden.good and link.HOW != "emulated"
+        timed = golden.good and worth != "emulated"
         if timed:
             runner.ask({"texts": (texts * WARM_UP)[:WARM_UP]})
         while timed and len(raw["model_ns"]) < MOST_RUNS:
@@ -149,20 +150,20 @@ def bench(folder: Path, target_name: str | None = None) -> Bench:
                 break
     finally:
         runner.close()
-    if link.HOW == "emulated":
+    if worth == "emulated":
         state, reason = (
             "UNDECIDED",
             f"emulated: the answers are those of {target.name}, the clock is not; only a run on the device can tell",
         )
-    elif link.HOW != "measured":
-        state, reason = "UNDECIDED", f"{link.HOW}: these figures are of this machine, only a run on {target.name} can tell"
+    elif worth != "measured":
+        state, reason = "UNDECIDED", f"{worth}: these figures are of this machine, only a run on {target.name} can tell"
     size_mb, peak_mb = sum((folder / name).stat().st_size for name in (manifest.model, manifest.tokenizer)) / 1e6, peak / 1e6
     checks = [Check("golden vectors", "PASS" if golden.good else "FAIL", summary(golden).rstrip("."))]
     if limit is not None and golden.good:
-        taken = f", {percentile_ms(Timings(**raw), PERCENTILE).value:.3f} ms" if raw["model_ns"] and link.HOW == "measured" else ""
+        taken = f", {percentile_ms(Timings(**raw), PERCENTILE).value:.3f} ms" if raw["model_ns"] and worth == "measured" else ""
         checks.append(Check("p90_ms", state, f"p90 of at most {limit:g} ms {state}{taken}"))
     for name, value, allowed in (("size_mb", size_mb, target.budget.size_mb), ("peak_mb", peak_mb, target.budget.peak_mb)):
-        known = name == "size_mb" or (link.HOW == "measured" and golden.good)
+        known = name == "size_mb" or (worth == "measured" and golden.good)
         if allowed is not None:
             over: State = "UNDECIDED" if not known else "FAIL" if value > allowed else "PASS"
             checks.append(Check(name, over, f"{name} of at most {allowed:g} {over}" + (f", {value:.1f}" if known else "")))
@@ -173,7 +174,7 @@ def bench(folder: Path, target_name: str | None = None) -> Bench:
     return Bench(
         manifest.name,
         target.name,
-        link.HOW,
+        worth,
         golden,
         Timings(**raw),
         runner.hello["cold_start_ms"] if timed else None,

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from edgedistill import plugins
 from edgedistill.budget import Budget
 from edgedistill.digests import file_digest, tree_digest
-from edgedistill.links import Runner, local
+from edgedistill.links import Runner, how, local
 from edgedistill.progress import tick
 from edgedistill.report import Report, Timings, Variant, write_report
 from edgedistill.stages.prepare import read_settings
@@ -72,7 +72,8 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
     link = plugins.find("links", target.link.kind)
     rows = read_rows(prepared / "test.parquet")
     task, settings = plugins.find("tasks", params.task), read_settings(prepared)
-    measured = link.HOW == "measured"
+    worth = how(target.link)
+    measured = worth == "measured"
 
     def start(entry: Entry, on_device: bool) -> Runner:
         request = {
@@ -91,7 +92,7 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
 
     def same_here(entry: Entry, answers: list[Any]) -> list[str]:
         """How many answers of an emulated device are those of this machine: a scheme that depends on the processor shows here."""
-        if link.HOW != "emulated" or entry.role != "student" or not task.EXACT:
+        if worth != "emulated" or entry.role != "student" or not task.EXACT:
             return []
         runner = start(entry, on_device=False)
         try:
@@ -167,7 +168,7 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
         name=params.name,
         task=params.task,
         target=params.target,
-        how=link.HOW,
+        how=worth,
         where=", ".join(params.machine[name] for name in ("runner", "cpu", "system") if name in params.machine),
         machine=params.machine,
         versions={name: version(name) for name in ("edgedistill", target.engine, "tokenizers", "numpy")},

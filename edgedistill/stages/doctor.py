@@ -9,6 +9,7 @@ from typing import Any
 
 from edgedistill import llama_build, plugins
 from edgedistill.errors import EdgedistillError
+from edgedistill.links import how
 from edgedistill.sources import home
 from edgedistill.stages.benchmark import this_machine
 from edgedistill.target import Link, find_target, target_names
@@ -83,4 +84,4 @@ def _reach(name: str) -> str:
         lacking = link.ready(target.link)
     except EdgedistillError as error:
         return error.paragraph()
-    return lacking or f"{link.HOW} ({link.ABOUT})"
+    return lacking or f"{how(target.link)} ({link.ABOUT})"

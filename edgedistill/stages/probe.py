@@ -17,6 +17,7 @@ import numpy as np
 
 from edgedistill import plugins
 from edgedistill.budget import Budget
+from edgedistill.links import how
 from edgedistill.report import early_stopping
 from edgedistill.stages.prepare import read_settings
 from edgedistill.stages.quantize import calibration_batches
@@ -70,7 +71,7 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, graphs: Pa
         models[scheme] = folder / target.model_file
     tokenizer = (graphs / "tokenizer.json").stat().st_size
     rows = read_rows(prepared / "train.parquet")
-    seen = _answers(models, graphs, params, target, link, rows.texts, prepared) if link.HOW == "measured" else {}
+    seen = _answers(models, graphs, params, target, link, rows.texts, prepared) if how(target.link) == "measured" else {}
     costs = [
         vars(Cost(scheme, (model.stat().st_size + tokenizer) / 1e6, *seen.get(scheme, ([], None)))) for scheme, model in models.items()
     ]

@@ -14,7 +14,9 @@ export function answer(manifest, logits) {
     const shares = Array.from(logits, (logit) => 0.5 * (1 + Math.tanh(0.5 * logit)));
     return { answer: labels.filter((_, place) => shares[place] >= settings.threshold).sort(), shares };
   }
-  throw new Error(`The bundle's task is ${task}; this app answers classify and multi_label.`);
+  if (task === "score") return { answer: Object.fromEntries(labels.map((name, place) => [name, logits[place] * settings.spread[place] + settings.mean[place]])) };
+  if (task === "embed") return { answer: Array.from(logits) };
+  throw new Error(`The bundle's task is ${task}; JavaScript answers classify, multi_label, score and embed.`);
 }
 
 export class Bundle {

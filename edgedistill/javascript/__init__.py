@@ -1,0 +1,78 @@
+"""The runners in JavaScript, for links/browser.py and links/node.py: what they are made of, and what they do not answer.
+
+`measure.mjs` is the runner, `page.mjs` has it in a page that `drive.mjs` opens in Chromium, `node.mjs` has it in Node. They run a bundle by the very
+file that the web app runs it by (sample_apps/web/bundle.mjs). What is fetched has its digest here or in that app's app.toml.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import tomllib
+from pathlib import Path
+
+from edgedistill import npm
+from edgedistill.digests import file_digest
+from edgedistill.native import app_folder
+from edgedistill.sources import home
+
+FOLDER = Path(__file__).parent
+# Drives Chromium; Apache-2.0.
+PLAYWRIGHT = npm.Package("playwright-core@1.65.1", "6f5a60be62a4fddfbe7d10c448d8fbd54547da3358f2f8a04211440471ee863e", [])
+# ONNX Runtime for Node, MIT. Its archive has the libraries of five systems.
+ONNXRUNTIME_NODE = npm.Package(
+    "onnxruntime-node@1.30.0",
+    "6e3390d6b783e7be946fad629292799da28d0b42f84856e50d2c1b0383291e75",
+    ["/dist/", "/bin/napi-v6/linux/", "/package.json"],
+)
+ONNXRUNTIME_COMMON = npm.Package("onnxruntime-common@1.30.0", "7906c439e0d3e0f4048caa23b64cdfadc0f455c377f579ce1ab2a4b778f07d5f", [])
+TASKS = frozenset({"classify", "multi_label", "score", "embed"})  # that bundle.mjs answers
+
+
+def refuses(task: str, tokenizer: Path) -> str | None:
+    """Why the JavaScript runners cannot answer a task; None when they can. They read every tokenizer.json."""
+    return None if task in TASKS else f'the JavaScript runners have no answer to the task "{task}" yet.'
+
+
+def bundle_code() -> Path:
+    """bundle.mjs, shared with the apps."""
+    return app_folder("web") / "bundle.mjs"
+
+
+def web_packages() -> list[npm.Package]:
+    """What the page needs: the packages of the web app."""
+    return [npm.Package(**package) for package in tomllib.loads((app_folder("web") / "app.toml").read_text(encoding="utf-8"))["npm"]]
+
+
+def identity(packages: list[npm.Package]) -> str:
+    """Digest of all that makes a runner."""
+    files = sorted([*FOLDER.glob("*.mjs"), *FOLDER.glob("*.html"), bundle_code()])
+    return hashlib.sha256(" ".join([*(package.sha256 for package in packages), *map(file_digest, files)]).encode()).hexdigest()
+
+
+def page_files() -> dict[str, str]:
+    """What the page's server serves: path → file. The packages are fetched when they are not there."""
+    files = {f"/{file.name}": file for file in FOLDER.glob("*.mjs")}
+    files |= {"/": FOLDER / "page.html", "/bundle.mjs": bundle_code()}
+    for package in web_packages():
+        files |= {f"/vendor/{Path(name).name}": npm.kept(package) / name for name in package.files}
+    return {path: str(file) for path, file in files.items()}
+
+
+def node_modules() -> Path:
+    """A node_modules folder with ONNX Runtime and the tokenizers, beside the runner's files: Node looks for modules from where a file is."""
+    wanted = [ONNXRUNTIME_NODE, ONNXRUNTIME_COMMON, next(package for package in web_packages() if "tokenizers" in package.spec)]
+    place = home() / "npm" / f"node-{identity(wanted)[:16]}"
+    if not place.is_dir():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".node-") as scratch:
+            draft = Path(scratch) / "content"
+            for package in wanted:
+                link = draft / "node_modules" / package.spec.rpartition("@")[0]
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(npm.kept(package).resolve())
+            for file in (*FOLDER.glob("*.mjs"), bundle_code()):
+                (draft / file.name).write_bytes(file.read_bytes())
+            if not place.is_dir():
+                draft.replace(place)
+    return place / "node_modules"

@@ -1,0 +1,55 @@
+// A runner in JavaScript, in a page or in Node: answers texts one by one, as an app would, and times the three parts.
+// The lines that it reads and gives are those of edgedistill/runtimes/__init__.py.
+import { answer, Bundle } from "./bundle.mjs";
+
+const nanoseconds = (milliseconds) => Math.round(milliseconds * 1e6);
+
+/** What `decode` makes of an answer for the report: the class's number, else the answer's own form. */
+function target(task, labels, said) {
+  if (task === "classify") return labels.indexOf(said.answer);
+  return task === "score" ? Object.values(said.answer) : said.answer;
+}
+
+/** Repeated and cut to exactly `count`, the ends kept. */
+function cutTo(ids, count) {
+  const middle = ids.slice(1, -1);
+  const inner = middle.length ? middle : ids.slice(-1);
+  return [ids[0], ...Array.from({ length: count - 2 }, (_, place) => inner[place % inner.length]), ids.at(-1)];
+}
+
+export class Runner {
+  /** @param hello the first line. @param read (name) => Promise<ArrayBuffer> of "model" and "tokenizer". */
+  static async open(hello, read, ort, Tokenizer) {
+    const { labels, ...settings } = hello.settings;
+    const manifest = { task: hello.task, labels, settings, max_tokens: hello.max_tokens, model: "model", tokenizer: "tokenizer" };
+    const begin = performance.now();
+    const files = (name) => (name === "manifest.json" ? new TextEncoder().encode(JSON.stringify(manifest)).buffer : read(name));
+    const runner = Object.assign(new Runner(), { bundle: await Bundle.open(files, ort, Tokenizer) });
+    runner.load_ms = performance.now() - begin;
+    await runner.measure({ texts: [hello.first_text] });
+    return runner;
+  }
+
+  async measure({ texts, tokens, wants = [] }) {
+    const { manifest } = this.bundle;
+    const out = { tokenize_ns: [], model_ns: [], decode_ns: [] };
+    for (const want of wants) out[want] = [];
+    for (const text of texts) {
+      const start = performance.now();
+      let ids = this.bundle.encode(text);
+      if (tokens) ids = cutTo(ids, tokens);
+      const tokenized = performance.now();
+      const logits = await this.bundle.logits(ids);
+      const ran = performance.now();
+      const said = answer(manifest, logits);
+      const done = performance.now();
+      out.tokenize_ns.push(nanoseconds(tokenized - start));
+      out.model_ns.push(nanoseconds(ran - tokenized));
+      out.decode_ns.push(nanoseconds(done - ran));
+      const { answer: given, confidence } = said;
+      const row = { answer: given, target: target(manifest.task, manifest.labels, said), ...(confidence === undefined ? {} : { confidence }) };
+      for (const want of wants) out[want].push(want === "answers" ? row : want === "logits" ? Array.from(logits) : ids);
+    }
+    return out;
+  }
+}

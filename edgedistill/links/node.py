@@ -1,0 +1,43 @@
+"""Node on this machine: onnxruntime-node runs the bundle, by the same JavaScript as in a page."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import Any
+
+from edgedistill import javascript
+from edgedistill.errors import StageError, TargetError
+from edgedistill.javascript import refuses
+from edgedistill.runner import RunnerProcess
+from edgedistill.target import Link
+
+HOW = "measured"
+ABOUT = "Node on this machine"
+
+
+def ready(link: Link) -> str | None:
+    """None, or what to install."""
+    missing = [package for command, package in (("node", "nodejs"), ("npm", "npm")) if shutil.which(command) is None]
+    return f"{'Node' if 'nodejs' in missing else 'npm'} is missing. Run: sudo apt-get install {' '.join(missing)}" if missing else None
+
+
+def identity(link: Link) -> str:
+    """What answers: Node's version and the runner's digest."""
+    said = subprocess.run(["node", "--version"], capture_output=True, text=True, check=False).stdout.strip()  # noqa: S607  # the user's own Node
+    return f"Node {said}, runner {javascript.identity([javascript.ONNXRUNTIME_NODE])[:8]}"
+
+
+def open_runner(link: Link, runtime: str, request: dict[str, Any]) -> RunnerProcess:
+    """The runner in Node. Raises StageError when something is to be installed or cannot be fetched."""
+    if runtime != "onnxruntime":
+        raise TargetError(f"the link node runs onnxruntime, not {runtime}.", where="target: runtime")
+    if missing := ready(link):
+        raise StageError(missing)
+    modules = javascript.node_modules()
+    # The modules are links to where they are kept, and look for each other beside the link.
+    command = ["node", "--preserve-symlinks", "--preserve-symlinks-main", str(modules.parent / "node.mjs"), str(modules)]
+    return RunnerProcess(command, request, name="the runner in Node")
+
+
+__all__ = ["ABOUT", "HOW", "identity", "open_runner", "ready", "refuses"]
