@@ -39,7 +39,7 @@ def arm(native_home: Path) -> Path:
 
 def emulated(cpu: str, folder: Path, *arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
     """`edge` on a processor."""
-    command = [qemu.QEMU, "-cpu", cpu, "-L", str(qemu._root(folder, cpu)), str(folder / "edge"), *arguments]
+    command = [qemu.QEMU, "-cpu", cpu, "-L", str(qemu._root(folder, qemu.CPUS[cpu])), str(folder / "edge"), *arguments]
     return subprocess.run(command, input=given, capture_output=True, text=True, timeout=1200)
 
 
@@ -196,7 +196,7 @@ def test_same_tokens_as_the_reference(arm: Path, wide: Path, tmp_path: Path, cou
         facts = json.loads((bundle / "tokenizer.json").read_text())
         facts["normalizer"]["lowercase"] = False
         (bundle / "tokenizer.json").write_text(json.dumps(facts))
-    command = [qemu.QEMU, "-cpu", "cortex-a72", "-L", str(qemu._root(arm, "cortex-a72")), str(arm / "edge")]
+    command = [qemu.QEMU, "-cpu", "cortex-a72", "-L", str(qemu._root(arm, qemu.CPUS["cortex-a72"])), str(arm / "edge")]
     wrong = differences(command, bundle, strings(count, seed=count))
     assert wrong == [], f"{len(wrong)} of {count}"
 
