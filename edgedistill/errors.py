@@ -72,6 +72,10 @@ class SearchError(EdgedistillError):
     exit_code = 1
 
 
+class DeviceMemoryError(StageError):
+    """A binary has no room in the memory that the device gives it."""
+
+
 class ParityError(StageError):
     """Two forms of one model give different answers. Nothing is built on such a model."""
 

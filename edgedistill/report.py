@@ -64,6 +64,7 @@ class Variant(_Stored):
     peak_bytes: int | None = None  # peak resident memory of the process that answers
     baseline_bytes: int | None = None  # the same process before it loaded model and tokenizer
     notes: list[str] = []
+    no_room: str | None = None  # what happened when it ran out of the memory that the target gives (limits.memory_mb)
 
     @property
     def size_bytes(self) -> int:
@@ -330,7 +331,7 @@ def binomial_cdf(successes: int, count: int, share: float) -> float:
 class Verdict:
     """One limit of the budget held against one figure."""
 
-    limit: str  # key of the budget: p90_ms, size_mb, peak_mb, accuracy_drop
+    limit: str  # key of the budget: p90_ms, size_mb, peak_mb, accuracy_drop; or of the limits: memory_mb
     state: State
     value: float | None
     allowed: float
@@ -339,6 +340,8 @@ class Verdict:
     @property
     def excess(self) -> float:
         """How far over the limit, as a share of it; 0 when met."""
+        if self.state == "FAIL" and self.value is None:  # nobody knows by how much
+            return 1.0
         return max(0.0, (self.value or 0.0) / self.allowed - 1) if self.allowed else (self.value or 0.0)
 
 
@@ -380,6 +383,8 @@ def _decide(over: int, count: int) -> State:
 def verdicts(report: Report, variant: Variant) -> list[Verdict]:
     """Every limit of the report's budget against `variant`, in the budget's order."""
     budget, found = report.budget, []
+    if variant.no_room is not None:
+        found.append(Verdict("memory_mb", "FAIL", None, report.target["limits"]["memory_mb"], variant.no_room))
     if budget.p90_ms is not None:
         found.append(_latency_verdict(report, variant, budget.p90_ms))
     if budget.size_mb is not None:

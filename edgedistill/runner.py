@@ -15,9 +15,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from edgedistill.errors import StageError
+from edgedistill.errors import DeviceMemoryError, StageError
+from edgedistill.limits import NONE, Limits, hold, ran_out, release, settled_bytes
 
 LONGEST_LINE = 1 << 28  # characters; more is no answer
 # Why a runner usually ends so.
@@ -43,9 +44,14 @@ class RunnerProcess:
         env: Mapping[str, str] | None = None,
         same_clock: bool = True,
         explain: Callable[[int, str], str | None] = lambda code, said: None,
+        limits: Limits = NONE,
+        held: Literal["here", "under emulation", "there"] = "here",
     ) -> None:
-        """same_clock: the runner is on this machine. explain: what an exit code and the last words mean on this link, where it knows better than we."""
-        self._name, self._seconds, self._a_text, self._explain = name, seconds, seconds_a_text, explain
+        """same_clock: the runner is on this machine. explain: what an exit code and the last words mean on this link, where it knows better than we.
+
+        limits: what the runner is held to: here, here without what its emulator takes for itself, or there, by the command.
+        """
+        self._name, self._seconds, self._a_text, self._explain, self._limits = name, seconds, seconds_a_text, explain, limits
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the runner
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         started = time.monotonic_ns()
@@ -59,7 +65,11 @@ class RunnerProcess:
             env=os.environ | {"PYTHONUTF8": "1", **(env or {})},
         )
         threading.Thread(target=self._read, daemon=True).start()
+        self._group = None
         try:
+            if held != "there":
+                pid = self._process.pid
+                self._group = hold(pid, limits, settled_bytes(pid) if held == "under emulation" and limits.memory_mb else 0)
             # The monotonic clock is one for all processes of a machine, so there the runner can tell its own cold start.
             self.hello = self.ask(request | ({"started_ns": started} if same_clock else {}))
         except BaseException:
@@ -86,7 +96,7 @@ class RunnerProcess:
             self._process.kill()
             raise StageError(f"{self._name} gave no answer within {allowed:.0f} s and was stopped: it hangs.") from None
         if not line:
-            raise StageError(f"{self._name} stopped: {self._last_words()}")
+            raise self._no_room(words := self._last_words()) or StageError(f"{self._name} stopped: {words}")
         try:
             answer = json.loads(line)
         except json.JSONDecodeError:
@@ -95,8 +105,14 @@ class RunnerProcess:
             self._process.kill()
             raise StageError(f"{self._name} printed what is no answer: {line.strip()[:80]!r}.")
         if "error" in answer:
-            raise StageError(f"{self._name}: {answer['error']}")
+            raise self._no_room(answer["error"]) or StageError(f"{self._name}: {answer['error']}")
         return answer
+
+    def _no_room(self, said: str) -> DeviceMemoryError | None:
+        if not ran_out(self._limits, said):
+            return None
+        given = f"the device gives it {self._limits.memory_mb:g} MB (limits.memory_mb)"
+        return DeviceMemoryError(f"{self._name} ran out of memory: {given}. It said: {said.strip()[:120]}")
 
     def close(self) -> None:
         """End the process and wait for it."""
@@ -109,6 +125,7 @@ class RunnerProcess:
             self._process.kill()
             self._process.wait()
         self._errors.close()
+        release(self._group)
 
     def _last_words(self) -> str:
         try:
@@ -119,6 +136,8 @@ class RunnerProcess:
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         said = lines[-1] if lines else ""
+        if ran_out(self._limits, " ".join(lines)):
+            return "out of memory"
         if known := self._explain(code, said):
             return known
         # A shell tells of a signal by 128 and its number.

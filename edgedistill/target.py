@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from edgedistill import plugins
 from edgedistill.budget import Budget
 from edgedistill.errors import EdgedistillError, TargetError, nearest
+from edgedistill.limits import Limits
 from edgedistill.settings import Section, read_toml
 
 # In a checkout the targets stand beside the package; an installed package carries them inside.
@@ -36,6 +37,7 @@ class Target(Section):
     threads: int = Field(1, ge=1, le=256, description="threads of the runtime")
     link: Link
     budget: Budget = Field(default_factory=Budget)
+    limits: Limits = Field(default_factory=Limits)
 
     @field_validator("runtime")
     @classmethod
@@ -53,6 +55,13 @@ class Target(Section):
             theirs = plugins.find(folder, name).FORMAT
             if theirs != self.format:
                 raise ValueError(f'{folder}/{name} is for format "{theirs}", and the target\'s is "{self.format}"')
+        return self
+
+    @model_validator(mode="after")
+    def _limits_are_held(self) -> Target:
+        if self.limits.any and not getattr(plugins.find("links", self.link.kind), "HOLDS_LIMITS", False):
+            able = [name for name in plugins.names("links") if getattr(plugins.find("links", name), "HOLDS_LIMITS", False)]
+            raise ValueError(f'limits: the link "{self.link.kind}" holds none; these do: {", ".join(able)}')
         return self
 
     @property

@@ -70,7 +70,7 @@ def test_embedded_linux_builds_and_answers(native_home: Path, tiny_bundle: Path,
     done = subprocess.run(build, shell=True, cwd=out, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     shutil.move(out / "device", tmp_path / "device")  # onto the board: nothing of the build folder is there
-    root = qemu._root(tmp_path, "cortex-a53")
+    root = qemu._root(tmp_path, qemu.CPUS["cortex-a53"])
     edge = [
         qemu.QEMU,
         "-cpu",

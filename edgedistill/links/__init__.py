@@ -5,7 +5,8 @@ A link is a module with
 - `HOW`: what its latency figures are worth: "measured", "emulated" or "not measured"; `how(link) -> str` where that depends on the link's options;
 - `ABOUT`: one line for people;
 - `ready(link: target.Link) -> str | None`: None when it works from this machine, else what is missing and how to install it;
-- `open_runner(link: target.Link, runtime: str, request: dict) -> Runner`: starts the runtime's runner with one model loaded;
+- `open_runner(link: target.Link, runtime: str, request: dict, limits: Limits) -> Runner`: starts the runtime's runner with one model loaded;
+- `HOLDS_LIMITS = True` where it holds the runner to a target's limits;
 - `identity(link) -> str`, where another program than our own Python answers: what it is, so that answers of an older one are not taken for its;
 - `machine(link) -> {"cpu", "system"}`, where the device is another machine: how it names them;
 - `refuses(task: str, tokenizer: Path) -> str | None`, where that program does not answer everything: why not, or None.

@@ -22,6 +22,7 @@ from typing import Any
 from edgedistill import javascript, npm
 from edgedistill.errors import StageError, TargetError
 from edgedistill.javascript import refuses
+from edgedistill.limits import NONE, Limits
 from edgedistill.runner import RunnerProcess
 from edgedistill.target import Link
 
@@ -57,7 +58,7 @@ def identity(link: Link) -> str:
     return f"{' '.join(said.split()[:2]) or 'a browser'}{slowed}, runner {javascript.identity(javascript.web_packages())[:8]}"
 
 
-def open_runner(link: Link, runtime: str, request: dict[str, Any]) -> RunnerProcess:
+def open_runner(link: Link, runtime: str, request: dict[str, Any], limits: Limits = NONE) -> RunnerProcess:
     """The runner in a page. Raises TargetError for options that cannot be, StageError when something is to be installed."""
     if runtime != "onnxruntime":
         raise TargetError(f"the link browser runs onnxruntime, not {runtime}.", where="target: runtime")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from edgedistill.limits import NONE, Limits
 from edgedistill.links import local
 from edgedistill.runner import RunnerProcess
 from edgedistill.target import Link
@@ -17,6 +18,6 @@ def ready(link: Link) -> str | None:
     return None
 
 
-def open_runner(link: Link, runtime: str, request: dict[str, Any]) -> RunnerProcess:
+def open_runner(link: Link, runtime: str, request: dict[str, Any], limits: Limits = NONE) -> RunnerProcess:
     """A runner on this machine, for the answers alone."""
     return local.open_runner(link, runtime, request)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from edgedistill.limits import NONE, Limits
 from edgedistill.runner import RunnerProcess
 from edgedistill.target import Link
 
 HOW = "measured"
 ABOUT = "this machine"
+HOLDS_LIMITS = True
 
 
 def ready(link: Link) -> str | None:
@@ -17,6 +19,6 @@ def ready(link: Link) -> str | None:
     return None
 
 
-def open_runner(link: Link, runtime: str, request: dict[str, Any]) -> RunnerProcess:
+def open_runner(link: Link, runtime: str, request: dict[str, Any], limits: Limits = NONE) -> RunnerProcess:
     """Start a runner on this machine."""
-    return RunnerProcess([sys.executable, "-m", f"edgedistill.runtimes.{runtime}"], request, name=f"the runner of {runtime}")
+    return RunnerProcess([sys.executable, "-m", f"edgedistill.runtimes.{runtime}"], request, name=f"the runner of {runtime}", limits=limits)

@@ -9,6 +9,7 @@ from typing import Any
 from edgedistill import javascript
 from edgedistill.errors import StageError, TargetError
 from edgedistill.javascript import refuses
+from edgedistill.limits import NONE, Limits
 from edgedistill.runner import RunnerProcess
 from edgedistill.target import Link
 
@@ -28,7 +29,7 @@ def identity(link: Link) -> str:
     return f"Node {said}, runner {javascript.identity([javascript.ONNXRUNTIME_NODE])[:8]}"
 
 
-def open_runner(link: Link, runtime: str, request: dict[str, Any]) -> RunnerProcess:
+def open_runner(link: Link, runtime: str, request: dict[str, Any], limits: Limits = NONE) -> RunnerProcess:
     """The runner in Node. Raises StageError when something is to be installed or cannot be fetched."""
     if runtime != "onnxruntime":
         raise TargetError(f"the link node runs onnxruntime, not {runtime}.", where="target: runtime")

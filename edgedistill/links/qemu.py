@@ -1,28 +1,53 @@
-"""A 64-bit ARM device that qemu's user-mode emulation plays: the right instructions of a named processor, and the wrong clock.
+"""A device that qemu's user-mode emulation plays: the right instructions of a named processor, and the wrong clock.
 
-The C++ runner and ONNX Runtime's own ARM library really run, so the answers are those of the device; its times mean nothing and are not kept.
+    [link]
+    kind = "qemu"
+    cpu  = "cortex-a72"        # or another of CPUS, below
+
+The C++ runner and ONNX Runtime's own library for the processor really run, so the answers are those of the device; its times mean nothing and are not
+kept. A memory limit is held without what qemu takes for itself.
 """
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgedistill import native
 from edgedistill.errors import StageError, TargetError, nearest
+from edgedistill.limits import NONE, Limits
 from edgedistill.native import refuses
 from edgedistill.runner import RunnerProcess
 from edgedistill.target import Link
 
 HOW = "emulated"
-ABOUT = "64-bit ARM processors by qemu's user-mode emulation: right answers, no latency"
+ABOUT = "other processors by qemu's user-mode emulation: right answers, no latency"
+HOLDS_LIMITS = True
 
+
+@dataclass(frozen=True)
+class Cpu:
+    """A processor as `-cpu` names it. machine: its family in native.py. part: of an ARM core, in /proc/cpuinfo; dot: it has a dot product."""
+
+    machine: str
+    qemu: str
+    part: str = ""
+    dot: bool = False
+
+
+# Part numbers: MIDR_EL1 of each core's Technical Reference Manual. These are the cores that qemu 7.2 knows; `max` is no ARM that anybody has.
+# Of x86, qemu 7.2 translates AVX2 and nothing wider, so its Haswell (2013) stands for every x86 without VNNI.
+CPUS = {
+    "cortex-a53": Cpu("aarch64", "cortex-a53", "0xd03"),
+    "cortex-a72": Cpu("aarch64", "cortex-a72", "0xd08"),
+    "cortex-a76": Cpu("aarch64", "cortex-a76", "0xd0b", dot=True),
+    "neoverse-n1": Cpu("aarch64", "neoverse-n1", "0xd0c", dot=True),
+    "x86-64-v3": Cpu("x86_64", "Haswell"),
+}
 QEMU = "qemu-aarch64"
 SYSTEM = Path("/usr/aarch64-linux-gnu")  # where Debian's cross compiler has the device's C library
-# `cpu` of a target's [link] → the part number that such a processor shows in /proc/cpuinfo, and whether it has a dot product. Part numbers:
-# MIDR_EL1 of each core's Technical Reference Manual. These are the cores that qemu 7.2 knows; `max` is none that anybody has.
-CPUS = {"cortex-a53": ("0xd03", False), "cortex-a72": ("0xd08", False), "cortex-a76": ("0xd0b", True), "neoverse-n1": ("0xd0c", True)}
 FEATURES = "fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid"
 CPUINFO = """processor\t: {number}
 BogoMIPS\t: 108.00
@@ -38,47 +63,62 @@ CORES = 4
 
 
 def ready(link: Link) -> str | None:
-    """None, or what to install."""
-    missing = [package for there, package in ((shutil.which(QEMU), "qemu-user"), (SYSTEM.is_dir(), "g++-aarch64-linux-gnu")) if not there]
+    """None, or what to install. Without a processor: for any."""
+    machine = _cpu(link).machine if (link.model_extra or {}).get("cpu") else "aarch64"
+    wanted = [(shutil.which(f"qemu-{machine}") is not None, "qemu-user")]
+    if machine == "aarch64":
+        wanted.append((SYSTEM.is_dir(), "g++-aarch64-linux-gnu"))
+    missing = [package for there, package in wanted if not there]
     if missing:
         return f"{'qemu' if 'qemu-user' in missing else 'the C library of 64-bit ARM'} is missing. Run: sudo apt-get install {' '.join(missing)}"
-    return native.lacking("aarch64")
+    return native.lacking(machine)
 
 
 def identity(link: Link) -> str:
     """What answers: the runner's digest and the processor."""
-    return f"{_cpu(link)} in qemu, runner {native.identity('aarch64')[:8]}"
+    return f"{link.model_extra and link.model_extra['cpu']} in qemu, runner {native.identity(_cpu(link).machine)[:8]}"
 
 
-def open_runner(link: Link, runtime: str, request: dict[str, Any]) -> RunnerProcess:
+def open_runner(link: Link, runtime: str, request: dict[str, Any], limits: Limits = NONE) -> RunnerProcess:
     """The C++ runner under emulation. Raises TargetError for a processor that is not known, StageError when something is to be installed."""
     cpu = _cpu(link)
     if missing := ready(link):
         raise StageError(missing)
     if runtime != "onnxruntime":
         raise TargetError(f"the link qemu runs onnxruntime, not {runtime}.", where="target: runtime")
-    folder = native.build("aarch64")
-    command = [QEMU, "-cpu", cpu, "-L", str(_root(folder, cpu)), str(folder / "runner")]
     # One thread: emulated threads take turns on a lock. Answers do not depend on it.
     return RunnerProcess(
-        command, request | {"threads": 1}, name=f"the runner on {cpu}", seconds=300, seconds_a_text=20, env={"LD_LIBRARY_PATH": ""}
+        command(cpu),
+        request | {"threads": 1},
+        name=f"the runner on {cpu.qemu}",
+        seconds=300,
+        seconds_a_text=20,
+        env={"LD_LIBRARY_PATH": ""},
+        limits=limits,
+        held="under emulation",
     )
 
 
-def _cpu(link: Link) -> str:
+def command(cpu: Cpu, *options: str) -> list[str]:
+    """The runner under emulation, as a command; `options` are qemu's."""
+    folder = native.build(cpu.machine)
+    root = ["-L", str(_root(folder, cpu))] if cpu.machine == "aarch64" else []
+    return [f"qemu-{cpu.machine}", "-cpu", cpu.qemu, *root, *options, str(folder / "runner")]
+
+
+def _cpu(link: Link) -> Cpu:
     cpu = str((link.model_extra or {}).get("cpu", ""))
     if cpu not in CPUS:
         raise TargetError(f'qemu plays no processor "{cpu}".', where="target: link.cpu", write=nearest(cpu, CPUS))
-    return cpu
+    return CPUS[cpu]
 
 
-def _root(folder: Path, cpu: str) -> Path:
+def _root(folder: Path, cpu: Cpu) -> Path:
     """What the device's root looks like. ONNX Runtime reads /proc/cpuinfo, and stops at one of an x86."""
-    root = folder / "roots" / cpu
-    part, dot = CPUS[cpu]
+    root = folder / "roots" / cpu.qemu
     (root / "proc").mkdir(parents=True, exist_ok=True)
-    features = FEATURES + (" atomics fphp asimdhp lrcpc dcpop asimddp" if dot else "")
-    text = "".join(CPUINFO.format(number=number, features=features, part=part) for number in range(CORES))
+    features = FEATURES + (" atomics fphp asimdhp lrcpc dcpop asimddp" if cpu.dot else "")
+    text = "".join(CPUINFO.format(number=number, features=features, part=cpu.part) for number in range(CORES))
     (root / "proc" / "cpuinfo").write_text(text)
     if not (root / "lib").is_symlink():
         (root / "lib").symlink_to(SYSTEM / "lib")

@@ -27,12 +27,14 @@ from typing import Any
 from edgedistill import native
 from edgedistill.digests import file_digest
 from edgedistill.errors import StageError, TargetError, nearest
+from edgedistill.limits import NONE, Limits, shell
 from edgedistill.native import refuses
 from edgedistill.runner import RunnerProcess
 from edgedistill.target import Link
 
 HOW = "measured"
 ABOUT = "a Linux board over ssh: bundle and runner are copied there and run there"
+HOLDS_LIMITS = True
 
 SECONDS = 10  # to connect
 NO_HOST = 'a target file names the board: [link] host = "user@board"'
@@ -66,7 +68,7 @@ def machine(link: Link) -> dict[str, str]:
     return dict(_facts(link.model_dump_json()))
 
 
-def open_runner(link: Link, runtime: str, request: dict[str, Any]) -> RunnerProcess:
+def open_runner(link: Link, runtime: str, request: dict[str, Any], limits: Limits = NONE) -> RunnerProcess:
     """The C++ runner on the board. Raises StageError when something cannot be sent, TargetError for a target that cannot be."""
     if runtime != "onnxruntime":
         raise TargetError(f"the link ssh runs onnxruntime, not {runtime}.", where="target: runtime")
@@ -74,13 +76,15 @@ def open_runner(link: Link, runtime: str, request: dict[str, Any]) -> RunnerProc
     program = _sent(link, "runner", {"runner": built / "runner", "libonnxruntime.so.1": built / "libonnxruntime.so.1"})
     model = _sent(link, "model", {"model.onnx": Path(request["model"]), "tokenizer.json": Path(request["tokenizer"])})
     return RunnerProcess(
-        [*_ssh(link), _host(link), f"exec {shlex.quote(program)}/runner"],
+        [*_ssh(link), _host(link), f"{shell(limits)}{shlex.quote(program)}/runner"],
         request | {"model": f"{model}/model.onnx", "tokenizer": f"{model}/tokenizer.json"},
         name=f"the runner on {_host(link)}",
         seconds=300,
         seconds_a_text=5,
         same_clock=False,
         explain=lambda code, said: _end(link, code, said),
+        limits=limits,
+        held="there",
     )
 
 

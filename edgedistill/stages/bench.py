@@ -15,7 +15,7 @@ from xml.etree import ElementTree  # written here, never read
 
 from edgedistill import plugins
 from edgedistill.bundle_format import read_bundle, read_golden
-from edgedistill.errors import InputError, TargetError
+from edgedistill.errors import DeviceMemoryError, InputError, TargetError
 from edgedistill.links import how
 from edgedistill.progress import tick
 from edgedistill.report import PERCENTILE, Figure, State, Timings, early_stopping, percentile_ms
@@ -38,13 +38,14 @@ class Check:
 class Bench:
     """A bundle measured again. timings: raw, nanoseconds; state: the verdict over all checks, UNDECIDED without a limit or a measurement.
 
-    golden: the golden vectors as the target answered them. Emulated, timings are empty and cold start and peak None: its clock is not the device's.
+    golden: the golden vectors as the target answered them; None when the device has no memory for the binary. Emulated, timings are empty and
+    cold start and peak None: its clock is not the device's.
     """
 
     name: str
     target: str
     how: str
-    golden: Result
+    golden: Result | None
     timings: Timings
     cold_start_ms: float | None
     peak_mb: float | None
@@ -66,7 +67,7 @@ class Bench:
         memory = f"cold start {self.cold_start_ms:.0f} ms, peak memory {self.peak_mb:.0f} MB (runtime included), " if self.peak_mb else ""
         return [
             f"{self.name} for {self.target}, {self.how}{counted}",
-            summary(self.golden),
+            *([summary(self.golden)] if self.golden else []),
             *rows,
             f"{memory}{self.size_mb:.2f} MB on disk",
             f"{self.state}: {self.reason}",
@@ -93,7 +94,7 @@ class Bench:
         plain = {name: value for name, value in vars(self).items() if name not in ("timings", "golden", "checks")}
         return {
             **plain,
-            "golden": vars(self.golden),
+            "golden": self.golden and vars(self.golden),
             "checks": [vars(check) for check in self.checks],
             **{name: vars(figure) for name, figure in self.percentiles().items()},
             "samples": self.timings.model_dump(),
@@ -113,23 +114,21 @@ def bench(folder: Path, target_name: str | None = None) -> Bench:
         raise TargetError(lacking, where=target.name)
     vectors = list(read_golden(folder / "golden.jsonl"))
     texts = [golden.text for golden in vectors if 0 < len(golden.text) <= 1000]
-    runner = link.open_runner(
-        target.link,
-        target.runtime,
-        {
-            "model": str(folder / manifest.model),
-            "tokenizer": str(folder / manifest.tokenizer),
-            "max_tokens": manifest.max_tokens,
-            "threads": target.threads,
-            "task": manifest.task,
-            "settings": manifest.task_settings(),
-            "first_text": texts[0],
-        },
-    )
+    request = {
+        "model": str(folder / manifest.model),
+        "tokenizer": str(folder / manifest.tokenizer),
+        "max_tokens": manifest.max_tokens,
+        "threads": target.threads,
+        "task": manifest.task,
+        "settings": manifest.task_settings(),
+        "first_text": texts[0],
+    }
     raw: dict[str, list[int]] = {"tokenize_ns": [], "model_ns": [], "decode_ns": []}
     state: State = "UNDECIDED"
     limit, reason, peak = target.budget.p90_ms, "the target states no p90_ms", 0
+    golden, no_room, timed, runner = None, "", False, None
     try:
+        runner = link.open_runner(target.link, target.runtime, request, target.limits)
         golden = on_runner(manifest.name, manifest.logit_bound, vectors, runner)
         timed = golden.good and worth != "emulated"
         if timed:
@@ -148,8 +147,12 @@ def bench(folder: Path, target_name: str | None = None) -> Bench:
                 reason += f"; about {needed} more runs would tell" if state == "UNDECIDED" else ""
             if count >= 1000 and (limit is None or state != "UNDECIDED"):  # p99 needs a thousand whatever the verdict
                 break
+    except DeviceMemoryError as error:
+        golden, no_room, timed, raw = None, error.what, False, {name: [] for name in raw}
     finally:
-        runner.close()
+        if runner is not None:
+            runner.close()
+    good = golden is not None and golden.good
     if worth == "emulated":
         state, reason = (
             "UNDECIDED",
@@ -158,18 +161,23 @@ def bench(folder: Path, target_name: str | None = None) -> Bench:
     elif worth != "measured":
         state, reason = "UNDECIDED", f"{worth}: these figures are of this machine, only a run on {target.name} can tell"
     size_mb, peak_mb = sum((folder / name).stat().st_size for name in (manifest.model, manifest.tokenizer)) / 1e6, peak / 1e6
-    checks = [Check("golden vectors", "PASS" if golden.good else "FAIL", summary(golden).rstrip("."))]
-    if limit is not None and golden.good:
+    checks = [Check("golden vectors", "PASS" if golden.good else "FAIL", summary(golden).rstrip("."))] if golden else []
+    if target.limits.memory_mb is not None and (good or no_room):
+        said = no_room.rstrip(".") or f"answers in {target.limits.memory_mb:g} MB"
+        checks.append(Check("memory_mb", "FAIL" if no_room else "PASS", said))
+    if limit is not None and good:
         taken = f", {percentile_ms(Timings(**raw), PERCENTILE).value:.3f} ms" if raw["model_ns"] and worth == "measured" else ""
         checks.append(Check("p90_ms", state, f"p90 of at most {limit:g} ms {state}{taken}"))
     for name, value, allowed in (("size_mb", size_mb, target.budget.size_mb), ("peak_mb", peak_mb, target.budget.peak_mb)):
-        known = name == "size_mb" or (worth == "measured" and golden.good)
+        known = name == "size_mb" or (worth == "measured" and good)
         if allowed is not None:
             over: State = "UNDECIDED" if not known else "FAIL" if value > allowed else "PASS"
             checks.append(Check(name, over, f"{name} of at most {allowed:g} {over}" + (f", {value:.1f}" if known else "")))
             if over == "FAIL":
                 state, reason = "FAIL", f"{reason}; {name} is {value:.1f}, allowed {allowed:g}"
-    if not golden.good:
+    if no_room:
+        state, reason = "FAIL", no_room
+    elif golden and not golden.good:
         state, reason = "FAIL", f"{len(golden.wrong)} golden vectors differ on {target.name}, so nothing else was looked at"
     return Bench(
         manifest.name,
@@ -177,7 +185,7 @@ def bench(folder: Path, target_name: str | None = None) -> Bench:
         worth,
         golden,
         Timings(**raw),
-        runner.hello["cold_start_ms"] if timed else None,
+        runner.hello["cold_start_ms"] if timed and runner else None,
         peak_mb if timed else None,
         limit,
         target.budget.peak_mb,

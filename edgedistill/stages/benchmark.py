@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,8 @@ from typing import Any, Literal
 from edgedistill import plugins
 from edgedistill.budget import Budget
 from edgedistill.digests import file_digest, tree_digest
+from edgedistill.errors import DeviceMemoryError
+from edgedistill.limits import NONE, Limits
 from edgedistill.links import Runner, how, local
 from edgedistill.progress import tick
 from edgedistill.report import Report, Timings, Variant, write_report
@@ -87,6 +89,8 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
         }
         if not on_device:
             return local.open_runner(Link(kind="local"), target.runtime, request)
+        if entry.role == "student" and target.limits.any:  # teacher and controls never run on the device
+            return Held(lambda limits: link.open_runner(target.link, target.runtime, request, limits), target.limits)
         runner: Runner = link.open_runner(target.link, target.runtime, request)
         return runner
 
@@ -155,6 +159,7 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
                 load_ms=[round(hello["load_ms"], 3) for hello in colds[entry.id]] if keep else [],
                 peak_bytes=seen[entry.id].peak if keep else None,
                 baseline_bytes=colds[entry.id][-1]["baseline_bytes"] if keep else None,
+                no_room=getattr(runners.get(entry.id), "no_room", None),
                 notes=_notes(model)
                 + same_here(entry, raw[entry.id])
                 + (task.notes(raw[entry.id], raw[teacher], settings) if hasattr(task, "notes") else []),
@@ -192,6 +197,34 @@ def _notes(model: Path) -> list[str]:
     kept = loss.get("kept_in_float", [])
     notes = ["the student learned on through this quantizer's arithmetic"] if loss.get("through_quantizer") else []
     return notes + ([f"{len(kept)} sensitive layers stay in float: {', '.join(kept)}"] if kept else [])
+
+
+class Held:
+    """A runner that is held to a target's limits. Where it runs out of memory that is noted, and it goes on without them for its answers."""
+
+    def __init__(self, start: Callable[[Limits], Runner], limits: Limits) -> None:
+        self._start = start
+        self.no_room: str | None = None
+        try:
+            self._runner = start(limits)
+        except DeviceMemoryError as error:
+            self._go_on(error)
+        self.hello = self._runner.hello
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self._runner.ask(request)
+        except DeviceMemoryError as error:
+            self._runner.close()
+            self._go_on(error)
+            return self._runner.ask(request)
+
+    def close(self) -> None:
+        self._runner.close()
+
+    def _go_on(self, error: DeviceMemoryError) -> None:
+        self.no_room = error.what
+        self._runner = self._start(NONE)
 
 
 class _Seen:

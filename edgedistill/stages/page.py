@@ -47,7 +47,7 @@ HOW = {
     "not measured": "Latency, memory and cold start were not measured: these binaries were built here and have not run on the device. "
     "Accuracy is that of the very files, on this machine.",
 }
-SHORT_LIMITS = {"p90_ms": "p90", "size_mb": "size", "peak_mb": "memory", "accuracy_drop": "accuracy"}
+SHORT_LIMITS = {"p90_ms": "p90", "size_mb": "size", "peak_mb": "memory", "memory_mb": "room", "accuracy_drop": "accuracy"}
 
 
 @dataclass(frozen=True)

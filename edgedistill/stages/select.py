@@ -25,7 +25,7 @@ from edgedistill.report import (
 )
 from edgedistill.store import Stage
 
-UNITS = {"p90_ms": "ms", "size_mb": "MB", "peak_mb": "MB", "accuracy_drop": ""}
+UNITS = {"p90_ms": "ms", "size_mb": "MB", "peak_mb": "MB", "memory_mb": "MB", "accuracy_drop": ""}
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,8 @@ def _why_not(report: Report, best: Variant, found: dict[str, list[Verdict]], sta
 
 
 def _sentence(limit: Verdict) -> str:
+    if limit.limit == "memory_mb":
+        return limit.reason.rstrip(".")
     return f"{limit.limit} is {shown(limit.value, limit.limit)}, allowed {shown(limit.allowed, limit.limit)}"
 
 
@@ -148,6 +150,8 @@ def shown(value: float | None, limit: str) -> str:
 
 def _advice(limit: Verdict) -> list[str]:
     value = limit.value or 0.0
+    if limit.limit == "memory_mb":  # no budget, so there is nothing to allow
+        return ["To fit into the device's memory, try fewer layers (student.layers), a narrower student, or a scheme with smaller tables."]
     what = {
         "p90_ms": "fewer layers (student.layers), a shorter student.max_tokens, or more threads in the target",
         "size_mb": 'fewer layers (student.layers), or vocabulary = "task"',

@@ -39,7 +39,7 @@ def arm(native_home: Path) -> Path:
 
 def emulated(cpu: str, folder: Path, *arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
     """`edge` on a processor."""
-    command = [qemu.QEMU, "-cpu", cpu, "-L", str(qemu._root(folder, cpu)), str(folder / "edge"), *arguments]
+    command = [qemu.QEMU, "-cpu", cpu, "-L", str(qemu._root(folder, qemu.CPUS[cpu])), str(folder / "edge"), *arguments]
     return subprocess.run(command, input=given, capture_output=True, text=True, timeout=1200)
 
 
@@ -132,17 +132,8 @@ def wide(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
 def test_same_tokens_as_the_reference(arm: Path, wide: Path, tmp_path: Path, count: int, cased: bool) -> None:
     """A device whose tokenizer cuts some script otherwise: it answers with confidence, and wrongly."""
     bundle = cased_bundle(wide, tmp_path) if cased else wide
-    command = [
-        qemu.QEMU,
-        "-cpu",
-        "cortex-a72",
-        "-L",
-        str(qemu._root(arm, "cortex-a72")),
-        str(arm / "edge"),
-        "--bundle",
-        str(bundle),
-        "--ids",
-    ]
+    command = [qemu.QEMU, "-cpu", "cortex-a72", "-L", str(qemu._root(arm, qemu.CPUS["cortex-a72"])), str(arm / "edge")]
+    command += ["--bundle", str(bundle), "--ids"]
     wrong = differences(command, bundle, strings(count, seed=count))
     assert wrong == [], f"{len(wrong)} of {count}"
 

@@ -1,0 +1,39 @@
+"""This machine by the C++ runner, as a device without Python has it: a third of the memory, and the limits of a small device can be held."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgedistill import native
+from edgedistill.errors import TargetError
+from edgedistill.limits import NONE, Limits
+from edgedistill.native import refuses
+from edgedistill.runner import RunnerProcess
+from edgedistill.target import Link
+
+HOW = "measured"
+ABOUT = "this machine, by the C++ runner"
+HOLDS_LIMITS = True
+
+
+def ready(link: Link) -> str | None:
+    """None, or what to install."""
+    if native.this_machine() not in native.MACHINES:
+        return f"there is no C++ runner for {native.this_machine()} yet"
+    return native.lacking(native.this_machine())
+
+
+def identity(link: Link) -> str:
+    """What answers: the runner's digest."""
+    return f"C++ runner {native.identity(native.this_machine())[:8]}"
+
+
+def open_runner(link: Link, runtime: str, request: dict[str, Any], limits: Limits = NONE) -> RunnerProcess:
+    """Start the C++ runner here. Raises StageError when it cannot be built."""
+    if runtime != "onnxruntime":
+        raise TargetError(f"the link local_cpp runs onnxruntime, not {runtime}.", where="target: runtime")
+    command = [str(native.build(native.this_machine()) / "runner")]
+    return RunnerProcess(command, request, name="the C++ runner", limits=limits)
+
+
+__all__ = ["ABOUT", "HOW", "identity", "open_runner", "ready", "refuses"]
