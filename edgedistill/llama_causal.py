@@ -46,8 +46,8 @@ class Decoder:
         return np.ctypeslib.as_array(ctypes.cast(found, ctypes.POINTER(ctypes.c_float)), (len(ids), self.tokens)).astype(np.float32)
 
 
-def open_decoder(path: Path, max_tokens: int, threads: int = 1) -> Decoder:
-    """Load a decoder, memory of keys and values in float16. Raises InputError for a file that is not whole or whose context is shorter."""
+def open_decoder(path: Path, max_tokens: int, threads: int = 1, *, watch: Any = None) -> Decoder:
+    """Load a decoder, memory of keys and values in float16. watch: as in llama.open_file. Raises InputError for a file that is not whole or whose context is shorter."""
     whole = llama.open_file(path, vocabulary_only=True).header
     longest = whole.fact("context_length")
     if not isinstance(longest, int) or longest < max_tokens:
@@ -64,6 +64,8 @@ def open_decoder(path: Path, max_tokens: int, threads: int = 1) -> Decoder:
     asked.n_ctx = asked.n_batch = asked.n_ubatch = max_tokens
     asked.n_seq_max = 1
     asked.n_threads = asked.n_threads_batch = threads
+    if watch is not None:
+        asked.cb_eval = watch
     context = lib.llama_init_from_model(model, asked)
     if not context:
         lib.llama_model_free(model)
