@@ -72,16 +72,22 @@ def importance(model: Path, rows: Sequence[Sequence[int]]) -> dict[str, npt.NDAr
         counts[name] += len(inputs)
 
     with _watching(matrices.keys(), add) as watch:
-        run = _runner(model, header, max(map(len, rows)), watch)
+        run = runner(model, max(map(len, rows)), watch)
         for row in rows:
             run(row)
     return {name: (sums[name] / counts[name]).astype(np.float32) for name in matrices if counts[name]}
 
 
-def _runner(model: Path, header: Gguf, longest: int, watch: Any) -> Callable[[Sequence[int]], Any]:
-    if header.facts["general.architecture"] in DECODERS:
+def runner(model: Path, longest: int, watch: Any = None) -> Callable[[Sequence[int]], npt.NDArray[np.float32]]:
+    """What `model` answers to token ids: [tokens, vocabulary] of a decoder, [outputs] of an encoder. longest: the longest row."""
+    if is_decoder(read_gguf(model)):
         return open_decoder(model, longest, watch=watch).logits
     return llama.open_file(model, longest, watch=watch).outputs
+
+
+def is_decoder(header: Gguf) -> bool:
+    """Whether a file says of every token what follows; an encoder answers once a text."""
+    return header.facts["general.architecture"] in DECODERS
 
 
 @contextmanager
