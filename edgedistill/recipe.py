@@ -16,6 +16,9 @@ from edgedistill.settings import Section, explain, read_toml
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 
+CHAT_ML = "<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+
+
 class SliceByColumn(Section):
     """The rows in which `column` holds `value`."""
 
@@ -40,6 +43,11 @@ class Data(Section):
         le=4096,
         description="task embed: numbers in the student's vector; else as many as in the teacher's",
         exclude_if=lambda dimensions: dimensions is None,  # rows prepared before there was this option keep their key
+    )
+    prompt: str = Field(
+        CHAT_ML,
+        description="task generate: how a text is put to the model, {text} in its place; else ChatML, as most small chat models read it",
+        exclude_if=lambda prompt: prompt == CHAT_ML,  # rows prepared before there was this option keep their key
     )
     classes: dict[str, str | list[str]] = Field(
         default_factory=dict,
@@ -73,6 +81,13 @@ class Data(Section):
             raise ValueError("the pattern needs named groups, such as (?P<label>\\w+) (?P<text>.*)")
         return pattern
 
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_has_a_place(cls, prompt: str) -> str:
+        if prompt.count("{text}") != 1:
+            raise ValueError("the prompt needs the text's place, {text}, once")
+        return prompt
+
     @field_validator("slices")
     @classmethod
     def _slices_compile(cls, slices: dict[str, str | SliceByColumn]) -> dict[str, str | SliceByColumn]:
@@ -94,6 +109,12 @@ class Teacher(Section):
     epochs: int = Field(8, gt=0, description="passes over the training rows")
     learning_rate: float = Field(2e-4, gt=0, description="peak learning rate of AdamW")
     batch_size: int = Field(32, gt=0, description="rows a step")
+    layers: int | None = Field(
+        None,
+        ge=1,
+        description="kind causal_lm: keep only so many of its layers, spread evenly, before it learns the task; for a machine that cannot train them all",
+        exclude_if=lambda layers: layers is None,
+    )
     below_floor: Literal["stop", "accept"] = Field("stop", description="what to do when TF-IDF with a linear SVM beats the teacher")
     calls: int | None = Field(
         None,
