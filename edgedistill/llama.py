@@ -86,7 +86,7 @@ def open_file(path: Path, max_tokens: int = 0, threads: int = 1, *, vocabulary_o
     wish.n_gpu_layers = 0
     model = lib.llama_model_load_from_file(str(path).encode(), wish)
     if not model:
-        raise InputError("llama.cpp cannot load this file.", where=str(path), write=f"Its last words: {_last_words()}")
+        raise InputError("llama.cpp cannot load this file.", where=str(path), write=f"Its last words: {last_words()}")
     context = None
     if not vocabulary_only:
         asked = lib.llama_context_default_params()
@@ -98,7 +98,7 @@ def open_file(path: Path, max_tokens: int = 0, threads: int = 1, *, vocabulary_o
         context = lib.llama_init_from_model(model, asked)
         if not context:
             lib.llama_model_free(model)
-            raise StageError(f"llama.cpp could not make room for {max_tokens} tokens: {_last_words()}", where=str(path))
+            raise StageError(f"llama.cpp could not make room for {max_tokens} tokens: {last_words()}", where=str(path))
     pooled = context is not None and lib.llama_pooling_type(context) == RANK
     wide = lib.llama_model_n_cls_out(model) if pooled else lib.llama_model_n_embd(model)
     opened = Opened(header, model, lib.llama_model_get_vocab(model), context, max_tokens, int(wide))
@@ -128,7 +128,7 @@ def quantize(source: Path, out: Path, file_type: str, *, tensors: Mapping[str, s
     if names:
         wish.tt_overrides = ctypes.cast(own, type(wish.tt_overrides))
     if lib.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(wish)):
-        raise StageError(f"llama.cpp could not quantize to {file_type}: {_last_words()}", where=str(source))
+        raise StageError(f"llama.cpp could not quantize to {file_type}: {last_words()}", where=str(source))
 
 
 def _tensor_type(name: str) -> int:
@@ -164,5 +164,5 @@ def _make_listener() -> Any:
 _listen = _make_listener()
 
 
-def _last_words() -> str:
+def last_words() -> str:
     return _SAID[-1] if _SAID else "it said nothing."
