@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 venv=.venv
 extras=compile
-[ "${1:-}" = tests ] && extras=compile,lowbit,llama,api,dev
+[ "${1:-}" = tests ] && extras=compile,lowbit,llama,api,voice,dev
 stamp=$venv/.ready-$extras-$(cksum <pyproject.toml | tr ' ' -)
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {

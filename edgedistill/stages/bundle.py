@@ -28,6 +28,7 @@ from edgedistill.report import (
     read_report,
     speed_up,
 )
+from edgedistill.serving import writes
 from edgedistill.stages.benchmark import Entry
 from edgedistill.stages.prepare import read_settings
 from edgedistill.stages.select import read_choice
@@ -124,7 +125,8 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, student: P
     about = plugins.find("tasks", params.task).about(settings)
     # Float graphs differ by rounding order alone. Quantized activations may round the other way on another processor; 0.04 was seen between
     # x86 and arm64, so five times that is where something else is wrong.
-    bound = 1e-3 if variant.scheme == "float" else getattr(plugins.find("tasks", params.task), "LOGIT_BOUND", 0.2)
+    task = plugins.find("tasks", params.task)
+    bound = 1e-3 if variant.scheme == "float" and not writes(task) else getattr(task, "LOGIT_BOUND", 0.2)
     write_golden(out / "golden.jsonl", golden_vectors(out, params, target, settings, read_rows(prepared / "test.parquet").texts, bound))
     (out / "MODEL_CARD.md").write_text(model_card(report, variant, choice.reasons, lineage, about), encoding="utf-8")
     write_manifest(
@@ -146,9 +148,19 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, student: P
             measured=measured(report, variant),
             versions=report.versions,
             lineage=lineage,
+            extra=_writing(out, params) if writes(task) else {},
             settings={name: value for name, value in settings.items() if name != "labels"},
         ),
     )
+
+
+def _writing(out: Path, params: Params) -> dict[str, Any]:
+    """What an app that drives llama.cpp itself must know beside prompt and grammar, which stand in the settings: when to stop."""
+    from edgedistill.gguf_file import read_gguf
+
+    facts = read_gguf(out / Target(**params.target).model_file).facts
+    stop = facts["tokenizer.ggml.tokens"][facts["tokenizer.ggml.eos_token_id"]]
+    return {"stop": {"token": stop, "most_tokens": params.max_tokens // 2}, "sampling": "greedy, under the grammar"}
 
 
 def golden_vectors(

@@ -8,6 +8,7 @@ the teacher writes one where nobody did, for texts that were held out, and for e
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill import plugins
+from edgedistill.errors import RecipeError
 from edgedistill.prompts import open_prompts
-from edgedistill.recipe import Teacher
 from edgedistill.stages.prepare import read_settings
 from edgedistill.stages.teach import FineTuneParams, LabelParams
 from edgedistill.store import Stage
@@ -32,7 +33,7 @@ MOST_BYTES = 400  # a token
 
 @dataclass(frozen=True)
 class UnpackParams:
-    """kind: in teachers/. layers: how many of its layers stay, spread evenly; None: all."""
+    """kind: in teachers/. layers: how many of its layers stay, the first ones and the last; None: all."""
 
     kind: str
     task: str
@@ -53,12 +54,14 @@ def unpack(out: Path, params: UnpackParams, *, model: Path) -> None:
         kind.adopt(model, out, [], plugins.find("tasks", params.task).HUB_TASK)
         return
     from edgedistill.decoder_cut import cut_decoder
-    from edgedistill.students.transformer import which_layers
 
     whole = out / "checkpoints" / "whole"
     kind.adopt(model, whole, [], plugins.find("tasks", params.task).HUB_TASK)
     before = json.loads((whole / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
-    cut_decoder(whole, out, layers=which_layers(params.layers, before))
+    if params.layers > before:
+        raise RecipeError(f"teacher.layers = {params.layers}, but the teacher has {before}.", write=f"Write 1 to {before}, or leave it out.")
+    # The first ones stay in their order, so that each still reads what it was trained on; the last one knows how to speak.
+    cut_decoder(whole, out, layers=[*range(params.layers - 1), before - 1])
 
 
 def fine_tune(out: Path, params: FineTuneParams, *, prepared: Path, model: Path) -> None:
@@ -90,7 +93,8 @@ def fine_tune(out: Path, params: FineTuneParams, *, prepared: Path, model: Path)
 
 
 def label(out: Path, params: WriteParams, *, prepared: Path, teacher: Path, transfer: Path) -> None:
-    """Writes `labels.parquet`: key, written (the answer), ids (of its tokens, the stop token last), and as bytes top, logs and tail; `facts.json`.
+    """Writes `labels.parquet`: key, written (the answer), ids (of its tokens, the stop token last), and as bytes top, logs and tail;
+    `tokenizer.json`, whose ids these are; `facts.json`.
 
     A killed run goes on with the next shard.
     """
@@ -109,7 +113,7 @@ def label(out: Path, params: WriteParams, *, prepared: Path, teacher: Path, tran
     checkpoints = out / "checkpoints"
     checkpoints.mkdir(exist_ok=True)
     order = sorted(range(len(rows.texts)), key=lambda row: (len(rows.texts[row]), rows.keys[row]))
-    files, size, tokens = [], 0, 0
+    files = []
     for begin in range(0, len(order), SHARD):
         places = order[begin : begin + SHARD]
         file = checkpoints / f"{begin:09d}.parquet"
@@ -139,6 +143,7 @@ def label(out: Path, params: WriteParams, *, prepared: Path, teacher: Path, tran
         files.append(file)
     whole = pa.concat_tables([pq.read_table(file) for file in files])
     pq.write_table(whole, out / "labels.parquet", compression="zstd")
+    shutil.copyfile(folder / "tokenizer.json", out / "tokenizer.json")  # what the ids mean
     size = sum(whole[name].nbytes for name in ("top", "logs", "tail"))
     tokens = sum(map(len, whole["ids"].to_pylist()))
     facts = {"rows": len(order), "tokens": tokens, "bytes_a_token": size / max(1, tokens), "k": TOP}
@@ -191,11 +196,6 @@ def read_said(path: Path, keys: Sequence[str]) -> list[Said]:
         top = np.frombuffer(columns["top"][row], kind).astype(np.int64).reshape(len(ids), -1)
         found.append(Said(columns["written"][row], ids, top, logs, tail))
     return found
-
-
-def teacher_options(teacher: Teacher) -> UnpackParams:
-    """How a teacher is unpacked."""
-    return UnpackParams(teacher.kind, "generate", teacher.layers)
 
 
 _PACKAGES = ("torch", "transformers", "tokenizers")
