@@ -444,7 +444,11 @@ def _writing(report: Report) -> None:
         table.add_column(name, justify="left" if name == "variant" else "right")
     for variant in report.variants:
         fast, found = speed(variant), further(report, variant)
-        numbers = (fast.first_ms["p50"], fast.first_ms["p90"], fast.prompt_tokens_a_second, fast.tokens_a_second, fast.tokens_an_answer) if fast else ()
+        numbers = (
+            (fast.first_ms["p50"], fast.first_ms["p90"], fast.prompt_tokens_a_second, fast.tokens_a_second, fast.tokens_an_answer)
+            if fast
+            else ()
+        )
         shown = [f"{number:.1f}" for number in numbers] or ["–"] * 5
         table.add_row(variant.name, *shown, *(f"{100 * found[name].value:.1f}" if name in found else "–" for name in figures))
     _console().print(table)

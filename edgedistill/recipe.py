@@ -112,7 +112,7 @@ class Teacher(Section):
     layers: int | None = Field(
         None,
         ge=1,
-        description="kind causal_lm: keep only so many of its layers, the first ones and the last, before it learns the task; for a machine that cannot train them all",
+        description="kind causal_lm: only so many of its layers, the first ones and the last, learn the task; for a machine that cannot train all",
         exclude_if=lambda layers: layers is None,
     )
     below_floor: Literal["stop", "accept"] = Field("stop", description="what to do when TF-IDF with a linear SVM beats the teacher")

@@ -1,5 +1,6 @@
-"""Reverse KL of written answers: the student puts no mass where the teacher has none. A small student that cannot say all that its teacher might say
-then says the likeliest of it, in place of something between.
+"""Reverse KL of written answers: the student puts no mass where the teacher has none.
+
+A small student that cannot say all that its teacher might say then says the likeliest of it, in place of something between.
 
 Source: MiniLLM, arXiv:2306.08543, eq. 1: there by policy gradient on whole answers; here at each token of a given answer, where the gradient is exact.
 """

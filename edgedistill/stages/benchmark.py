@@ -257,7 +257,9 @@ def _freely(runner: Runner, texts: Sequence[str]) -> list[Any]:
     return found
 
 
-def _further(task: Any, said: Sequence[Any], free: Sequence[Any] | None, expected: Sequence[Any], settings: dict[str, Any]) -> dict[str, Gains]:
+def _further(
+    task: Any, said: Sequence[Any], free: Sequence[Any] | None, expected: Sequence[Any], settings: dict[str, Any]
+) -> dict[str, Gains]:
     """The task's figures beside its metric; of answers that were also written without a grammar the same, and the metric too."""
     if not hasattr(task, "further"):
         return {}

@@ -146,7 +146,7 @@ def _learn(out: Path, params: Params, inputs: Mapping[str, Path]) -> None:
         None,
         Schedule(
             steps,
-            _learning_rate(params),
+            learning_rate(params),
             params.distill.batch_size,
             params.precision,
             params.seed,
@@ -172,7 +172,7 @@ def _learn(out: Path, params: Params, inputs: Mapping[str, Path]) -> None:
         (out / "facts.json").write_text(json.dumps(facts, indent=1))
 
 
-def _learning_rate(params: Params) -> float:
+def learning_rate(params: Params) -> float:
     rate: float = params.distill.learning_rate or plugins.find("students", params.student.family).LEARNING_RATE
     return rate * (QUANTIZED_RATE if params.scheme else 1)
 

@@ -42,7 +42,9 @@ def run(out: Path, params: Params, *, prepared: Path, model: Path) -> None:
     task = plugins.find("tasks", params.task)
     texts = rows.texts[::step][:CHECKED_ROWS]
     if writes(task):  # what is written must be tokenized and scored as torch does, too
-        texts = [text for row in range(0, len(rows), step) for text in (rows.texts[row], task.hard(rows.target(row), {}) or "")][:CHECKED_ROWS]
+        texts = [text for row in range(0, len(rows), step) for text in (rows.texts[row], task.hard(rows.target(row), {}) or "")][
+            :CHECKED_ROWS
+        ]
     facts = exporter.export(model / "model", out, texts, params.max_tokens, task.HUB_TASK)
     facts |= {"parameters": _parameters(model / "model" / "model.safetensors")}
     (out / "facts.json").write_text(json.dumps(facts, indent=1))

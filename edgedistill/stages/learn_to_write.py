@@ -19,10 +19,10 @@ from edgedistill.errors import StageError
 from edgedistill.features import Seen, needs_of
 from edgedistill.models import load_tokenizer
 from edgedistill.objective import Term
-from edgedistill.prompts import Prompts, open_prompts
 from edgedistill.progress import tick
+from edgedistill.prompts import Prompts, open_prompts
 from edgedistill.sequences import OWN_TEXT
-from edgedistill.stages.distill import PROGRESS, Params, _learning_rate
+from edgedistill.stages.distill import PROGRESS, Params, learning_rate
 from edgedistill.stages.prepare import read_settings
 from edgedistill.stages.write import TOP, Said, read_said, text_of
 from edgedistill.store import Stage
@@ -40,7 +40,9 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
     student = causal.load(start / "model")
     prompts = open_prompts(start / "model" / "tokenizer.json", settings, params.student.max_tokens)
     stop, most = causal.stop_token(student), params.student.max_tokens // 2
-    losses = [{"kind": "hard_label", "weight": 1.0, "of": "classes"}] if params.run == "labels" else params.distill.losses
+    losses: list[dict[str, Any]] = (
+        [{"kind": "hard_label", "weight": 1.0, "of": "classes"}] if params.run == "labels" else params.distill.losses
+    )
     if params.run == "off_policy":
         losses = [loss | ({"share": 0.0} if loss["kind"] == "on_policy" else {}) for loss in losses]
     steps = params.distill.steps or max(1, round(params.distill.epochs * len(rows.texts) / params.distill.batch_size))
@@ -64,7 +66,7 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
     if params.run != "labels":
         columns |= columns_of([said[places[number]] for number in fits], ours)
     own = OWN_TEXT in needs_of(losses) and any(loss.get("share", 0) > 0 for loss in losses)
-    judge = _Judge(causal.load(teacher / "model"), ours) if own and teacher is not None else None
+    judge = Judge(causal.load(teacher / "model"), ours) if own and teacher is not None else None
     objective = Objective(losses, student, stop, most, judge, params.seed)
     objective.train()
     train(
@@ -74,7 +76,7 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
         None,
         Schedule(
             max(1, round(params.share * steps)),
-            _learning_rate(params),
+            learning_rate(params),
             params.distill.batch_size,
             params.precision,
             params.seed,
@@ -145,7 +147,7 @@ def columns_of(said: Sequence[Said], ids: Ids) -> dict[str, Column]:
 # --- the objective -----------------------------------------------------------------------------------------------------------------------
 
 
-class _Judge:
+class Judge:
     """The frozen teacher, asked about answers that the student wrote."""
 
     def __init__(self, teacher: Any, ids: Ids) -> None:
@@ -164,7 +166,7 @@ class Objective(torch.nn.Module):
     written: how many answers the student wrote.
     """
 
-    def __init__(self, losses: Sequence[Mapping[str, Any]], student: Any, stop: int, most: int, judge: _Judge | None, seed: int) -> None:
+    def __init__(self, losses: Sequence[Mapping[str, Any]], student: Any, stop: int, most: int, judge: Judge | None, seed: int) -> None:
         super().__init__()
         self.trunk = causal.Trunk(student)
         self.terms = [Term(loss) for loss in losses]

@@ -16,6 +16,7 @@ from edgedistill.stages.select import shown
 LIMITS = {"p90_ms": "Latency, p90", "size_mb": "Size", "peak_mb": "Peak memory", "accuracy_drop": "{metric} drop"}
 GAINS = {
     "control: labels alone": ("Distillation", "against the same student trained on the labels alone, with as many steps"),
+    "control: fixed answers alone": ("Own answers", "against the same student on fixed answers alone, with as many steps"),
     "control: training rows alone": ("Transfer set", "against the same student distilled on the training rows alone, with as many steps"),
 }
 

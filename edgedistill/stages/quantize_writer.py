@@ -79,13 +79,21 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
         gains = [np.mean([task.judge(one, other, settings)[0] for one, other in zip(ours, right, strict=True)]) for ours in (before, after)]
         flips = float(np.mean([one != other for one, other in zip(before, after, strict=True)]))
         top1 = float(np.mean(np.concatenate(reference).argmax(-1) == np.concatenate(found).argmax(-1)))
-        return Loss(float(gains[0] - gains[1]), flips, float(task.divergence(np.concatenate(reference), np.concatenate(found), settings).mean()))
+        return Loss(
+            float(gains[0] - gains[1]), flips, float(task.divergence(np.concatenate(reference), np.concatenate(found), settings).mean())
+        )
 
     keep: frozenset[str] = frozenset()
     loss = loss_with(keep, out)
     if params.allowed_drop is not None and loss.drop > params.allowed_drop:
         keep, loss = keep_sensitive(quantizer, graphs, out, loss, params.allowed_drop, loss_with)
-    facts = {**vars(loss), "top1": top1, "kept_in_float": sorted(keep), "judged_rows": len(judged.texts), "through_quantizer": plain is not None}
+    facts = {
+        **vars(loss),
+        "top1": top1,
+        "kept_in_float": sorted(keep),
+        "judged_rows": len(judged.texts),
+        "through_quantizer": plain is not None,
+    }
     (out / "loss.json").write_text(json.dumps(facts, indent=1))
 
 

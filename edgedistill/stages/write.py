@@ -59,7 +59,9 @@ def unpack(out: Path, params: UnpackParams, *, model: Path) -> None:
     kind.adopt(model, whole, [], plugins.find("tasks", params.task).HUB_TASK)
     before = json.loads((whole / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
     if params.layers > before:
-        raise RecipeError(f"teacher.layers = {params.layers}, but the teacher has {before}.", write=f"Write 1 to {before}, or leave it out.")
+        raise RecipeError(
+            f"teacher.layers = {params.layers}, but the teacher has {before}.", write=f"Write 1 to {before}, or leave it out."
+        )
     # The first ones stay in their order, so that each still reads what it was trained on; the last one knows how to speak.
     cut_decoder(whole, out, layers=[*range(params.layers - 1), before - 1])
 

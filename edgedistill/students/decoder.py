@@ -1,8 +1,8 @@
 """A decoder with fewer layers and a task vocabulary, cut out of the teacher: it writes what the task's answers are made of, and little else.
 
-It starts from the teacher's own weights: kept layers, kept rows of the token table, which is the head too. Of a small decoder the general vocabulary is the
-larger part, and each token written pays for all of it. Sources: DistilGPT-2, arXiv:1910.01108; layers dropped and healed by distillation, Minitron,
-arXiv:2407.14679; vocabulary: `decoder_cut.py`.
+It starts from the teacher's own weights: kept layers, kept rows of the token table, which is the head too. Of a small decoder the general
+vocabulary is the larger part, and each token written pays for all of it. Sources: DistilGPT-2, arXiv:1910.01108; layers dropped and healed by
+distillation, Minitron, arXiv:2407.14679; vocabulary: `decoder_cut.py`.
 """
 
 from __future__ import annotations

@@ -28,7 +28,6 @@ EXACT = True
 LOGIT_BOUND = 0.5  # of a token's log-probability; a quantized decoder's differ more between processors than a classifier's few logits
 FEWEST_SAMPLES = 200  # answers take as long as dozens of classifications
 
-LONGEST_STRING = 64  # characters of a value under the grammar
 OTHER = "answer"  # the kind of all answers where no key names one
 
 
@@ -97,7 +96,9 @@ def settings(targets: Sequence[Any], options: Any, labels: Sequence[str] | None 
 
 
 def _type(value: Any) -> str:
-    return "boolean" if isinstance(value, bool) else "string" if isinstance(value, str) else "integer" if isinstance(value, int) else "number"
+    return (
+        "boolean" if isinstance(value, bool) else "string" if isinstance(value, str) else "integer" if isinstance(value, int) else "number"
+    )
 
 
 def stratum(target: Any) -> str | None:
@@ -161,8 +162,8 @@ def valid(found: Any, settings: dict[str, Any]) -> bool:
 
 
 def judge(predicted: Any, target: Any, settings: dict[str, Any]) -> tuple[float, float]:
-    """Exact match of the object."""
-    return float(predicted == target), 1.0
+    """Exact match of the object, in whatever order its keys stand. As JSON, in which 1 is not true."""
+    return float(json.dumps(predicted, sort_keys=True) == json.dumps(target, sort_keys=True)), 1.0
 
 
 def further(predicted: Any, target: Any, settings: dict[str, Any]) -> dict[str, tuple[float, float]]:
@@ -182,7 +183,7 @@ def probabilities(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
 # --- the grammar ------------------------------------------------------------------------------------------------------------------------
 
 _RULES = {
-    "string": r'"\"" ([^"\\\x00-\x1f] | "\\" ["\\/bfnrt]){0,%d} "\""' % LONGEST_STRING,
+    "string": r'"\"" ([^"\\\x00-\x1f] | "\\" ["\\/bfnrt]){0,64} "\""',  # a value ends: 64 characters
     "integer": '"-"? [0-9]{1,9}',
     "number": '"-"? [0-9]{1,9} ("." [0-9]{1,6})?',
     "boolean": '("true" | "false")',

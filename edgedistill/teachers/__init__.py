@@ -12,5 +12,8 @@ A teacher is a module, free of torch when imported, with
 - `logits(model: Path, texts, classes, task, options, max_tokens, precision, positions=None) -> array`: float32 [len(texts), classes]. With
   `positions` ((text, offsets of its tokens) → which tokens answer for its words) a list of float32 [words, classes], one a text.
 
+A teacher that writes (causal_lm) is adopted first and taught then; its `texts` are token ids of prompts, a label the ids of the answer with the stop
+token, `logits` the ids that it writes. It also has `top(model, rows, k)`: what it thinks of each token of given answers (`causal.top`).
+
 `task` is the name that optimum's TasksManager gives it.
 """

@@ -105,9 +105,7 @@ def logits(
     """The ids that it writes behind each prompt, half of max_tokens at most."""
     from edgedistill import causal
 
-    return causal.write(
-        _opened(model), texts, max_tokens // 2, told=lambda done: tick("the teacher writes", done, len(texts))
-    )
+    return causal.write(_opened(model), texts, max_tokens // 2, told=lambda done: tick("the teacher writes", done, len(texts)))
 
 
 def top(model: Path, rows: Sequence[tuple[Sequence[int], Sequence[int]]], k: int) -> Iterator[Any]:
