@@ -24,7 +24,7 @@ import numpy.typing as npt
 from edgedistill.errors import InputError, ParityError, StageError
 from edgedistill.gguf_file import read_gguf
 from edgedistill.gguf_tokenizer import SPECIAL, bpe_gap, check_ids, read_bpe, write_bpe
-from edgedistill.llama_causal import open_decoder
+from edgedistill.llama_causal import kl, open_decoder
 from edgedistill.models import check_folder
 from edgedistill.training import quiet
 
@@ -279,18 +279,6 @@ def check_logits(folder: Path, out: Path, texts: Sequence[str], max_tokens: int,
             write="Please report this model: its GGUF would answer wrongly.",
         )
     return facts
-
-
-def kl(right: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """KL(softmax(right) ‖ softmax(found)) of each row, in nats. Both [rows, tokens]."""
-    one, two = log_softmax(right), log_softmax(found)
-    return np.asarray((np.exp(one) * (one - two)).sum(-1))
-
-
-def log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """In float64, so that the differences of close distributions are not rounding."""
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
 
 
 def _rows(tokenizer: Path, texts: Sequence[str], max_tokens: int) -> Iterator[list[int]]:

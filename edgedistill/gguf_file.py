@@ -55,6 +55,9 @@ TYPES = {
     34: ("TQ1_0", 256, 54),
     35: ("TQ2_0", 256, 66),
     39: ("MXFP4", 32, 17),
+    40: ("NVFP4", 64, 36),
+    41: ("Q1_0", 128, 18),
+    42: ("Q2_0", 64, 18),
 }
 # What llama.cpp can tokenize with (llama-vocab.cpp); another name ends in an exception there.
 TOKENIZERS = ("bert", "gpt2", "llama", "no_vocab", "plamo2", "rwkv", "t5")

@@ -46,8 +46,11 @@ class Decoder:
         return np.ctypeslib.as_array(ctypes.cast(found, ctypes.POINTER(ctypes.c_float)), (len(ids), self.tokens)).astype(np.float32)
 
 
-def open_decoder(path: Path, max_tokens: int, threads: int = 1) -> Decoder:
-    """Load a decoder, memory of keys and values in float16. Raises InputError for a file that is not whole or whose context is shorter."""
+def open_decoder(path: Path, max_tokens: int, threads: int = 1, *, watch: Any = None) -> Decoder:
+    """Load a decoder, memory of keys and values in float16. watch: as in llama.open_file.
+
+    Raises InputError for a file that is not whole or whose context is shorter, StageError when there is no room.
+    """
     whole = llama.open_file(path, vocabulary_only=True).header
     longest = whole.fact("context_length")
     if not isinstance(longest, int) or longest < max_tokens:
@@ -64,6 +67,8 @@ def open_decoder(path: Path, max_tokens: int, threads: int = 1) -> Decoder:
     asked.n_ctx = asked.n_batch = asked.n_ubatch = max_tokens
     asked.n_seq_max = 1
     asked.n_threads = asked.n_threads_batch = threads
+    if watch is not None:
+        asked.cb_eval = watch
     context = lib.llama_init_from_model(model, asked)
     if not context:
         lib.llama_model_free(model)
@@ -76,3 +81,15 @@ def open_decoder(path: Path, max_tokens: int, threads: int = 1) -> Decoder:
 def _close(lib: Any, model: Any, context: Any) -> None:
     lib.llama_free(context)
     lib.llama_model_free(model)
+
+
+def kl(right: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """KL(softmax(right) ‖ softmax(found)) of each row, in nats. Both [rows, tokens]."""
+    one, two = log_softmax(right), log_softmax(found)
+    return np.asarray((np.exp(one) * (one - two)).sum(-1))
+
+
+def log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """In float64, so that the differences of close distributions are not rounding."""
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))

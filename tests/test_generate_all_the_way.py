@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -147,17 +148,16 @@ def test_voice_commands_with_the_real_teacher(tmp_path: Path, monkeypatch: pytes
         ("epochs        = 1\n", "epochs = 1\nlayers = 2\n"),
         ("layers     = 4 ", "layers = 1 "),
         ("epochs        = 5\n", "steps = 4\ncontrol = false\n"),
-        ("accuracy_drop = 0.05", "accuracy_drop = 0.99"),
-        ("p90_ms        = 500", "p90_ms = 60000"),
-        ("peak_mb       = 256", "peak_mb = 2000"),
+        ("with its budget\n", "\n[budget]\naccuracy_drop = 0.99\np90_ms = 60000\npeak_mb = 2000\n"),
     ):
         assert old in recipe, old
         recipe = recipe.replace(old, new)
     (tmp_path / "recipe.toml").write_text(recipe)
+    shutil.copyfile(app / "laptop.toml", tmp_path / "laptop.toml")
     (made,) = compile(read_recipe(tmp_path / "recipe.toml"), out=tmp_path / "out", store=Store(tmp_path / "store"))
     assert made.bundle is not None and verify(made.bundle).good
     names = {variant.name: variant for variant in made.report.variants}
-    assert {"teacher q8_0", "student f16", "student q8_0", "student q4_k_m", "student q4_0"} < set(names)
+    assert {"teacher q8_0", "student f16", "student q8_0", "student q4_k_m", "student q4_0", "student q4_0_imatrix"} < set(names)
     assert names["teacher q8_0"].size_bytes > 8 * names["student q8_0"].size_bytes  # most of it is the vocabulary
     rows = {tuple(sorted(json.loads(line))) for line in (tmp_path / "data" / "train.jsonl").read_text().splitlines()}
     assert rows == {("answer", "template", "text")}

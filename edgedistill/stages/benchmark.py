@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -191,11 +192,20 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
 
 
 def _notes(model: Path) -> list[str]:
-    """What a reader of the report should know of a quantized file: whether the student learned through its arithmetic, which layers stayed in float."""
+    """What a reader of the report should know of a quantized file: whether the student learned through its arithmetic, which layers stayed in float,
+    which tensors are of another type than the file is called by, and how the types were chosen."""
     loss = json.loads((model / "loss.json").read_text()) if (model / "loss.json").is_file() else {}
     kept = loss.get("kept_in_float", [])
     notes = ["the student learned on through this quantizer's arithmetic"] if loss.get("through_quantizer") else []
-    return notes + ([f"{len(kept)} sensitive layers stay in float: {', '.join(kept)}"] if kept else [])
+    notes += [f"{len(kept)} sensitive layers stay in float: {', '.join(kept)}"] if kept else []
+    facts = json.loads((model / "facts.json").read_text()) if (model / "facts.json").is_file() else {}
+    said = Counter(facts.get("replaced", {}).values())
+    notes += [f"{count} tensors are {what}" for what, count in sorted(said.items())]
+    if facts.get("divergence"):
+        apart = facts["divergence"]
+        chosen = f"{apart['mixed'] / apart['stock']:.2f} of stock's" if apart["stock"] else "0"
+        notes.append(f"types chosen by measured sensitivity: divergence from float {chosen}; taken was {facts['won']}")
+    return notes
 
 
 class _Seen:
@@ -300,4 +310,4 @@ def this_machine() -> dict[str, Any]:
     }
 
 
-BENCHMARK = Stage("benchmark", 3, run, ("onnxruntime", "tokenizers", "numpy"))
+BENCHMARK = Stage("benchmark", 4, run, ("onnxruntime", "tokenizers", "numpy"))
