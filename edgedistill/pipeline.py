@@ -310,6 +310,12 @@ def _reachable(targets: Sequence[Target]) -> None:
 def _answered(on: Making, targets: Sequence[Target]) -> None:
     """Raises TargetError when what runs on a target cannot answer the task, or read the student's tokenizer: before hours are spent, too."""
     for target in targets:
+        if writes(plugins.find("tasks", on.recipe.task)) and not hasattr(plugins.find("runtimes", target.runtime), "open_writer"):
+            raise TargetError(
+                f"its runtime {target.runtime} writes no answers, and task {on.recipe.task} wants one.",
+                where=target.name,
+                write='Take a target whose runtime is "llama_cpp", such as laptop-x86-llama.',
+            )
         refuses = getattr(plugins.find("links", target.link.kind), "refuses", None)
         if refuses is None:
             continue

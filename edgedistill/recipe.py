@@ -341,6 +341,29 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _what_writes_goes_together(self) -> Recipe:
+        writes = hasattr(plugins.find("tasks", self.task), "written")
+        for where, member in self.teacher.members():
+            if getattr(plugins.find("teachers", member.kind), "WRITES", False) != writes:
+                raise ValueError(
+                    f'task "{self.task}" needs a teacher that writes, and kind "{member.kind}" does not; write {where}.kind = "causal_lm"'
+                    if writes
+                    else f'a teacher of kind "{member.kind}" writes its answers, which is for task = "generate", not "{self.task}"'
+                )
+            if member.layers is not None and not writes:
+                raise ValueError(f'{where}.layers cuts a teacher that writes, which is for task = "generate", not "{self.task}"')
+            if writes and (member.load != "float32" or member.fine_tune == "never"):
+                option = f'load = "{member.load}"' if member.load != "float32" else 'fine_tune = "never"'
+                raise ValueError(f'{where}.{option} is not there for kind "{member.kind}": it is taught, in float32; leave it out')
+        if writes and self.student.family == "auto":
+            raise ValueError(f'a search is not there for task "{self.task}"; write family = "decoder" and its layers under [student]')
+        known = {"labels", "teacher_top", "teacher_text", "own_text"}
+        for loss in self.distill.losses if writes else ():
+            if not known >= plugins.find("losses", loss["kind"]).NEEDS:
+                raise ValueError(f'the loss {loss["kind"]} is not for answers that are written; write kind = "forward_kl", or "on_policy"')
+        return self
+
+    @model_validator(mode="after")
     def _families_serve_the_task(self) -> Recipe:
         asked = [self.student.family, *self.search.families, *(student.family for student in self.search.students)]
         wrong = [name for name in asked if name != "auto" and not serves(name, self.task)]

@@ -3,6 +3,7 @@
 A teacher is a module, free of torch when imported, with
 
 - `TEACHABLE`: whether it can be fine-tuned, or only be used as it is;
+- `WRITES`, where it is True: its answers are written, token by token;
 - `RUNS_HERE`, where it is False: there is no file of it to measure; `terms(model, where) -> dict`, where its terms stand in a file of its own;
 - `labels(model: Path, task) -> list[str] | None`: the names of its outputs when it has a head for the task, in its own order;
 - `has_head(model: Path, classes, task) -> bool`: can it answer the task's classes as it is;

@@ -18,6 +18,7 @@ from edgedistill.progress import tick
 from edgedistill.recipe import Teacher
 
 TEACHABLE = True
+WRITES = True
 
 
 def labels(model: Path, task: str) -> list[str] | None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from edgedistill.recipe import CHAT_ML, Data
+from edgedistill.errors import RecipeError, TargetError
+from edgedistill.pipeline import plan
+from edgedistill.recipe import CHAT_ML, Data, read_recipe
+from edgedistill.store import Store
 from edgedistill.tasks import generate
 
 ROWS = [
@@ -95,3 +99,67 @@ def test_confidence_is_of_the_whole_answer(settings: dict[str, Any]) -> None:
     """The last token's probability shown for the answer's."""
     said = generate.answer(SimpleNamespace(text='{"intent": "Off"}', scores=(-0.5, -0.25, -0.25)), settings)
     assert said["confidence"] == pytest.approx(0.36788, abs=1e-4) and said["answer"] == {"intent": "Off"}
+
+
+RECIPE = """
+name = "x"
+task = "generate"
+[data]
+train = "x.jsonl"
+[teacher]
+kind = "causal_lm"
+model = "x"
+license = "mit"
+[student]
+family = "decoder"
+[compile]
+targets = ["laptop-x86-llama"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        (
+            'kind = "causal_lm"\n',
+            "",
+            'task "generate" needs a teacher that writes, and kind "transformers" does not; write teacher.kind = "causal_lm".',
+        ),
+        (
+            'task = "generate"',
+            'task = "tag"',
+            'a teacher of kind "causal_lm" writes its answers, which is for task = "generate", not "tag".',
+        ),
+        (
+            'license = "mit"',
+            'license = "mit"\nload = "4bit"',
+            'teacher.load = "4bit" is not there for kind "causal_lm": it is taught, in float32; leave it out.',
+        ),
+        ('family = "decoder"', "", 'a search is not there for task "generate"; write family = "decoder" and its layers under [student].'),
+        ('"decoder"', '"transformer"', 'a student of the family "transformer" has no answer to the task "generate"; write "decoder".'),
+        (
+            "[compile]",
+            '[[distill.losses]]\nkind = "soft_target"\n[compile]',
+            'the loss soft_target is not for answers that are written; write kind = "forward_kl", or "on_policy".',
+        ),
+        ('train = "x.jsonl"', 'train = "x.jsonl"\nprompt = "say it"', "data.prompt: the prompt needs the text's place, {text}, once."),
+    ],
+)
+def test_what_does_not_go_together_is_said_at_once(tmp_path: Path, old: str, new: str, why: str) -> None:
+    """A teacher that is trained for an hour before it turns out that nothing can be made of it."""
+    assert old in RECIPE
+    (tmp_path / "recipe.toml").write_text(RECIPE.replace(old, new))
+    with pytest.raises(RecipeError) as error:
+        read_recipe(tmp_path / "recipe.toml")
+    assert str(error.value).endswith(why), str(error.value)
+
+
+def test_a_runtime_that_cannot_write(tmp_path: Path) -> None:
+    """A decoder that is trained for a target which can only classify."""
+    (tmp_path / "recipe.toml").write_text(RECIPE.replace("laptop-x86-llama", "laptop-x86"))
+    with pytest.raises(TargetError) as error:
+        plan(read_recipe(tmp_path / "recipe.toml"), store=Store(tmp_path / "store"))
+    assert str(error.value) == (
+        "laptop-x86: its runtime onnxruntime writes no answers, and task generate wants one. "
+        'Take a target whose runtime is "llama_cpp", such as laptop-x86-llama.'
+    )
