@@ -20,7 +20,7 @@ from tests.conftest import RECIPE, cpu_seconds, share_native, tickets, write_csv
 Write = Callable[..., Path]
 
 
-def edgedistill(*arguments: str | Path, home: Path, check: int | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def edgedistill(*arguments: str | Path, home: Path, check: int | None = None, timeout: float = 900) -> subprocess.CompletedProcess[str]:
     """The user's command in a process of its own."""
     command = [sys.executable, "-m", "edgedistill.cli", *map(str, arguments)]
     done = subprocess.run(

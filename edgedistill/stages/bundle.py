@@ -128,7 +128,8 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, student: P
             "the file to ship is not the file that was measured.", where=str(model / target.model_file), write="Compile again."
         )
     settings = read_settings(prepared)
-    about = plugins.find("tasks", params.task).about(settings)
+    task = plugins.find("tasks", params.task)
+    about = task.about(settings)
     apart = FLOAT_APART if variant.scheme == "float" else QUANTIZED_APART
     vectors, bound = golden_vectors(out, params, target, settings, read_rows(prepared / "test.parquet").texts, apart)
     write_golden(out / "golden.jsonl", vectors)
@@ -200,10 +201,8 @@ def golden_vectors(
         if not np.shape(one) == np.shape(other) or np.abs(np.subtract(one, other)).max(initial=0) > 1e-5:
             raise ParityError(f"the model gives two answers to {text[:40]!r} in one process.", where=str(folder / target.model_file))
     task = plugins.find("tasks", params.task)
-    if writes(task):
-        logit_bound = task.LOGIT_BOUND
-    else:
-        logit_bound = float(f"{apart * np.concatenate([np.ravel(logits) for logits in first['logits']]).std():.2g}")
+    spread = np.concatenate([np.ravel(logits) for logits in first["logits"]]).std()
+    logit_bound = task.LOGIT_BOUND if writes(task) else float(f"{apart * spread:.2g}")
     tokenizer = open_tokenizer(folder / "tokenizer.json", params.max_tokens)
 
     def golden_answer(text: str, logits: list[Any], said: Any) -> Any:
