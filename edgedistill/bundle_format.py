@@ -56,7 +56,7 @@ class Manifest:
 class Golden:
     """One golden vector: a text, the token ids it must give, the logits ([outputs] or [tokens, outputs]) and the answer.
 
-    answer: JSON, as the task's `answer` gives it; None where close logits are all there is to ask (numbers).
+    answer: JSON, as the task's `answer` gives it; None where close logits are all there is to ask (numbers, and near ties, which rounding decides).
     """
 
     text: str

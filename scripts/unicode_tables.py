@@ -1,4 +1,4 @@
-"""Writes sample_apps/embedded_linux/unicode_tables.hpp: what the `tokenizers` library does to each character, asked of the library itself.
+"""Writes what the `tokenizers` library does to each character, asked of the library itself: for C++ and for Kotlin.
 
 Its Unicode tables are of several ages (a mark that Unicode 9 did not know survives the stripping of accents), so no table of any one version
 gives the same token ids. `.venv/bin/python scripts/unicode_tables.py` writes it anew; a test fails when it would come out otherwise.
@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-FILE = Path(__file__).parent.parent / "sample_apps" / "embedded_linux" / "unicode_tables.hpp"
+APPS = Path(__file__).parent.parent / "sample_apps"
+HEADER = APPS / "embedded_linux" / "unicode_tables.hpp"
+RESOURCE = APPS / "android" / "app" / "src" / "main" / "resources" / "unicode.txt"
 HANGUL = range(0xAC00, 0xD7A4)  # decomposed by a formula, and no part of them is a mark
 SHARP_I = "\u0130"  # the one character whose small form is two
 
@@ -29,9 +32,19 @@ struct Run {{ char32_t first, last; std::uint8_t step; std::int32_t shift; }};
 """
 
 
-def table() -> str:
-    """The header's text."""
-    import tokenizers
+@dataclass(frozen=True)
+class Table:
+    """rows: sorted, each a row of `kind`. The first `codes` numbers of a row are characters."""
+
+    name: str
+    kind: str
+    what: str
+    codes: int
+    rows: list[tuple[int, ...]]
+
+
+def tables() -> list[Table]:
+    """All that a tokenizer of BERT's kind needs to know of characters."""
     from tokenizers import normalizers, pre_tokenizers
 
     def bert(**on: bool) -> Callable[[str], str]:
@@ -51,21 +64,55 @@ def table() -> str:
     order = {char: unicodedata.combining(char) for char in every if unicodedata.combining(char)}
     # The library knows fewer marks than Python: those it does not move are of order 0 to it.
     order = {char: rank for char, rank in order.items() if canonical(char) != char or _moves(canonical, char, rank)}
-    parts = [
-        HEAD.format(version=tokenizers.__version__),
+    return [
         _ranges("SPACE", "between words", (char for char in every if cut[char] == 2)),
         _ranges("CLEANED_TO_SPACE", "made a space by clean_text", (char for char in every if clean(char) == " " and char != " ")),
         _ranges("DROPPED", "left out by clean_text", (char for char in every if clean(char) == "")),
         _ranges("IDEOGRAPH", "a word of its own by handle_chinese_chars", (char for char in every if spread(char) != char)),
         _ranges("PUNCTUATION", "a word of its own", (char for char in every if cut[char] == 3)),
         _ranges("MARK", "left out by strip_accents", (char for char, to in stripped.items() if not to)),
-        _classes(order),
-        _rows("STRIPPED", "Pair", "by strip_accents", [f"0x{ord(char):X},0x{ord(to):X}" for char, to in stripped.items() if len(to) == 1]),
-        _rows("STRIPPED_TO_SEVERAL", "Several", "by strip_accents", [_several(char, to) for char, to in stripped.items() if len(to) > 1]),
-        _rows("SMALL", "Run", "by lowercase, but for U+0130", [f"0x{a:X},0x{b:X},{step},{shift}" for a, b, step, shift in _runs(small)]),
-        "}  // namespace unicode\n",
+        Table("ORDER", "Class", "canonical combining class, where it is not 0", 2, _classes(order)),
+        Table("STRIPPED", "Pair", "by strip_accents", 2, [(ord(char), ord(to)) for char, to in stripped.items() if len(to) == 1]),
+        Table(
+            "STRIPPED_TO_SEVERAL",
+            "Several",
+            "by strip_accents",
+            4,
+            [(ord(char), *map(ord, to)) for char, to in stripped.items() if len(to) > 1],
+        ),
+        Table("SMALL", "Run", "by lowercase, but for U+0130", 2, _runs(small)),
     ]
-    return "\n".join(parts)
+
+
+def header(found: list[Table]) -> str:
+    """unicode_tables.hpp."""
+    import tokenizers
+
+    def cell(table: Table, row: tuple[int, ...]) -> str:
+        cells = [f"0x{number:X}" if place < table.codes else str(number) for place, number in enumerate(row)]
+        return f"{{{cells[0]},{{{','.join(cells[1:])}}}}}" if table.kind == "Several" else f"{{{','.join(cells)}}}"
+
+    parts = [
+        "\n".join(
+            [
+                f"inline constexpr {table.kind} {table.name}[] = {{  // {table.what}",
+                *_lines(f"{cell(table, row)}," for row in table.rows),
+                "};",
+                "",
+            ]
+        )
+        for table in found
+    ]
+    return "\n".join([HEAD.format(version=tokenizers.__version__), *parts, "}  // namespace unicode\n"])
+
+
+def resource(found: list[Table]) -> str:
+    """unicode.txt: the name of a table, then its rows, numbers of a row joined by commas; whatever stands behind # is for people."""
+    import tokenizers
+
+    head = f"# What the tokenizers library does to each character. Generated by scripts/unicode_tables.py from tokenizers {tokenizers.__version__}."
+    parts = ["\n".join([f"{table.name}  # {table.what}", *_lines(",".join(map(str, row)) for row in table.rows)]) for table in found]
+    return "\n".join([head, *parts, ""])
 
 
 def _moves(canonical: Callable[[str], str], char: str, rank: int) -> bool:
@@ -74,33 +121,26 @@ def _moves(canonical: Callable[[str], str], char: str, rank: int) -> bool:
     return canonical(f"a{high}{char}") != f"a{high}{char}" if rank < 240 else canonical(f"a{char}{low}") != f"a{char}{low}"
 
 
-def _several(char: str, to: str) -> str:
-    return f"0x{ord(char):X},{{{','.join(f'0x{ord(one):X}' for one in to)}}}"
-
-
-def _spans(codes: Iterable[int]) -> list[tuple[int, int]]:
-    spans: list[tuple[int, int]] = []
+def _spans(codes: Iterable[int]) -> list[tuple[int, ...]]:
+    spans: list[tuple[int, ...]] = []
     for code in sorted(codes):
         spans = [*spans[:-1], (spans[-1][0], code)] if spans and spans[-1][1] == code - 1 else [*spans, (code, code)]
     return spans
 
 
-def _ranges(name: str, what: str, chars: Iterable[str]) -> str:
-    return _rows(name, "Range", what, [f"0x{first:X},0x{last:X}" for first, last in _spans(map(ord, chars))])
+def _ranges(name: str, what: str, chars: Iterable[str]) -> Table:
+    return Table(name, "Range", what, 2, list(_spans(map(ord, chars))))
 
 
-def _classes(order: dict[str, int]) -> str:
-    rows = [
+def _classes(order: dict[str, int]) -> list[tuple[int, ...]]:
+    return sorted(
         (first, last, rank) for rank in set(order.values()) for first, last in _spans(ord(char) for char, of in order.items() if of == rank)
-    ]
-    return _rows(
-        "ORDER", "Class", "canonical combining class, where it is not 0", [f"0x{a:X},0x{b:X},{rank}" for a, b, rank in sorted(rows)]
     )
 
 
-def _runs(small: dict[str, str]) -> list[tuple[int, int, int, int]]:
+def _runs(small: dict[str, str]) -> list[tuple[int, ...]]:
     """(first, last, step, shift): capitals of one alphabet lie side by side or alternate with their small letters."""
-    runs: list[tuple[int, int, int, int]] = []
+    runs: list[tuple[int, ...]] = []
     for code, to in sorted((ord(char), ord(to)) for char, to in small.items()):
         if runs:
             first, last, step, shift = runs[-1]
@@ -112,15 +152,17 @@ def _runs(small: dict[str, str]) -> list[tuple[int, int, int, int]]:
     return runs
 
 
-def _rows(name: str, kind: str, what: str, rows: Sequence[str]) -> str:
-    lines, line = [f"inline constexpr {kind} {name}[] = {{  // {what}"], " "
-    for row in rows:
-        if len(line) + len(row) > 140:
-            lines.append(line)
-            line = " "
-        line += f" {{{row}}},"
-    return "\n".join([*lines, line, "};", ""])
+def _lines(cells: Iterable[str]) -> list[str]:
+    lines = [" "]
+    for cell in cells:
+        if len(lines[-1]) + len(cell) > 143:
+            lines.append(" ")
+        lines[-1] += f" {cell}"
+    return lines
 
 
 if __name__ == "__main__":
-    FILE.write_text(table(), encoding="ascii")
+    all_of_them = tables()
+    HEADER.write_text(header(all_of_them), encoding="ascii")
+    RESOURCE.parent.mkdir(parents=True, exist_ok=True)
+    RESOURCE.write_text(resource(all_of_them), encoding="ascii")

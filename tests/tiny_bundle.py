@@ -10,7 +10,7 @@ from typing import Any
 from edgedistill import plugins
 from edgedistill.bundle_format import Manifest, digests, write_golden, write_manifest
 from edgedistill.exporters.onnx import batches, export
-from edgedistill.stages.bundle import Params, golden_vectors
+from edgedistill.stages.bundle import QUANTIZED_APART, Params, golden_vectors
 from edgedistill.target import Link, Target, find_target
 from tests.tiny_models import SENTENCES, tiny_bert
 
@@ -42,7 +42,8 @@ def seal(bundle: Path, scheme: str = "onnx_int8_dynamic") -> Path:
     """Golden vectors and the manifest, for what is in the folder now."""
     laptop = find_target("laptop-x86")
     params = Params("tiny", "classify", laptop.model_dump(mode="json"), MAX_TOKENS, (), {})
-    write_golden(bundle / "golden.jsonl", golden_vectors(bundle, params, laptop, {"labels": LABELS}, SENTENCES, 0.2))
+    vectors, bound = golden_vectors(bundle, params, laptop, {"labels": LABELS}, SENTENCES, QUANTIZED_APART)
+    write_golden(bundle / "golden.jsonl", vectors)
     manifest = Manifest(
         name="tiny",
         task="classify",
@@ -56,7 +57,7 @@ def seal(bundle: Path, scheme: str = "onnx_int8_dynamic") -> Path:
         threads=1,
         target=json.loads(laptop.model_dump_json()),
         files=digests(bundle),
-        logit_bound=0.2,
+        logit_bound=bound,
         measured={},
         versions={},
         lineage={},

@@ -99,11 +99,11 @@ def open_runner(link: Link, runtime: str, request: dict[str, Any], limits: Limit
     )
 
 
-def command(cpu: Cpu, *options: str) -> list[str]:
-    """The runner under emulation, as a command; `options` are qemu's."""
+def command(cpu: Cpu, *options: str, program: str = "runner") -> list[str]:
+    """A program of native.py under emulation, as a command; `options` are qemu's."""
     folder = native.build(cpu.machine)
     root = ["-L", str(_root(folder, cpu))] if cpu.machine == "aarch64" else []
-    return [f"qemu-{cpu.machine}", "-cpu", cpu.qemu, *root, *options, str(folder / "runner")]
+    return [f"qemu-{cpu.machine}", "-cpu", cpu.qemu, *root, *options, str(folder / program)]
 
 
 def _cpu(link: Link) -> Cpu:

@@ -25,12 +25,14 @@ Given = tuple[list[int], Any, Any]  # ids, logits and answer of one text
 
 @dataclass(frozen=True)
 class Result:
-    """What verify saw. worst_logit: largest difference from a golden logit. wrong: what differs, a sentence each, at most one a vector."""
+    """What verify saw. worst_logit: largest difference from a golden logit. near_ties: vectors without a golden answer, since rounding decides it.
+    wrong: what differs, a sentence each, at most one a vector."""
 
     name: str
     vectors: int
     worst_logit: float
     logit_bound: float
+    near_ties: int = 0
     wrong: list[str] = field(default_factory=list)
 
     @property
@@ -64,8 +66,9 @@ def verify(folder: Path) -> Result:
 
 def held_against(name: str, logit_bound: float, pairs: Iterable[tuple[Golden, Given]]) -> Result:
     """Each golden vector beside what was given for its text: ids equal, logits within the bound, answers equal."""
-    worst, wrong, count = 0.0, [], 0
+    worst, wrong, count, ties = 0.0, [], 0, 0
     for count, (golden, (ids, logits, said)) in enumerate(pairs, 1):
+        ties += golden.answer is None
         if ids != golden.ids:
             wrong.append(f"vector {count}, {golden.text[:40]!r}: token ids {_short(ids)} instead of {_short(golden.ids)}")
             continue
@@ -75,7 +78,7 @@ def held_against(name: str, logit_bound: float, pairs: Iterable[tuple[Golden, Gi
             wrong.append(f"vector {count}, {golden.text[:40]!r}: a logit differs by {difference:.4f}, allowed {logit_bound}")
         elif golden.answer is not None and said != golden.answer:
             wrong.append(f"vector {count}, {golden.text[:40]!r}: answer {json.dumps(said)} instead of {json.dumps(golden.answer)}")
-    return Result(name, count, worst, logit_bound, wrong)
+    return Result(name, count, worst, logit_bound, ties if ties < count else 0, wrong)  # a task of numbers has no golden answer at all
 
 
 def on_runner(name: str, logit_bound: float, vectors: list[Golden], runner: Any) -> Result:
@@ -91,8 +94,10 @@ def on_runner(name: str, logit_bound: float, vectors: list[Golden], runner: Any)
 def summary(result: Result) -> str:
     """One line for people."""
     if result.good:
+        ties = f"; near ties, whose answer rounding decides: {result.near_ties}" if result.near_ties else ""
         return (
-            f"{result.name}: {result.vectors} golden vectors equal, logits within {result.worst_logit:.2g} (allowed {result.logit_bound:g})"
+            f"{result.name}: {result.vectors} golden vectors equal, logits within {result.worst_logit:.2g} "
+            f"(allowed {result.logit_bound:g}){ties}"
         )
     return f"{result.name}: {len(result.wrong)} of {result.vectors} golden vectors differ. First: {result.wrong[0]}"
 

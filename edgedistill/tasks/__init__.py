@@ -32,8 +32,7 @@ offsets: (start, end) in characters of each token; None for logits that are alre
 
 A task whose answer means something only beside those of other texts (embed) also has `together(targets, settings) -> targets`: of each text's own
 target in a set of texts (its vector) the one that is judged and reported (which texts are nearest to it). It may have `notes(targets, right, settings)
--> list[str]`, further figures for the report; `UNLABELLED = True` when only the teacher knows what is right; and `LOGIT_BOUND`, how far the
-logits of a quantized model may differ between processors.
+-> list[str]`, further figures for the report; and `UNLABELLED = True` when only the teacher knows what is right.
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ from edgedistill.errors import RecipeError
 HUB_TASK = "sentence-similarity"
 EXACT = False
 UNLABELLED = True
-LOGIT_BOUND = 0.05  # an estimate: numbers of a unit vector are small; what quantized ones differ by between processors was not measured
 
 NEAREST = 10
 CHUNK = 1024  # rows of the table of similarities at a time
