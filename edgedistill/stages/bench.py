@@ -10,12 +10,13 @@ import csv
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 from xml.etree import ElementTree  # written here, never read
 
 from edgedistill import plugins
 from edgedistill.bundle_format import read_bundle, read_golden
-from edgedistill.errors import DeviceMemoryError, InputError, TargetError
+from edgedistill.errors import DeviceMemoryError, InputError, StageError, TargetError
 from edgedistill.links import how
 from edgedistill.progress import tick
 from edgedistill.report import PERCENTILE, Figure, State, Timings, early_stopping, percentile_ms
@@ -23,6 +24,7 @@ from edgedistill.stages.verify import Result, on_runner, summary
 from edgedistill.target import Target, find_target
 
 CHUNK, MOST_RUNS, WARM_UP = 100, 5000, 20
+COUNTED = 8  # texts whose instructions are counted where the device is emulated
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Bench:
     """A bundle measured again. timings: raw, nanoseconds; state: the verdict over all checks, UNDECIDED without a limit or a measurement.
 
     golden: the golden vectors as the target answered them; None when the device has no memory for the binary. Emulated, timings are empty and
-    cold start and peak None: its clock is not the device's.
+    cold start and peak None: its clock is not the device's. instructions: of the model, for each of a few texts; emulated devices alone. uncounted: why
+    there are none.
     """
 
     name: str
@@ -55,6 +58,8 @@ class Bench:
     state: State
     reason: str
     checks: tuple[Check, ...]
+    instructions: tuple[int, ...] = ()
+    uncounted: str = ""
 
     def percentiles(self) -> dict[str, Figure]:
         shares = (0.5, 0.9, 0.99) if self.timings.model_ns else ()
@@ -69,8 +74,19 @@ class Bench:
             f"{self.name} for {self.target}, {self.how}{counted}",
             *([summary(self.golden)] if self.golden else []),
             *rows,
+            *self._counted(),
             f"{memory}{self.size_mb:.2f} MB on disk",
             f"{self.state}: {self.reason}",
+        ]
+
+    def _counted(self) -> list[str]:
+        if self.uncounted:
+            return [f"instructions not counted: {self.uncounted}"]
+        if not self.instructions:
+            return []
+        middle, fewest, most = median(self.instructions) / 1e6, min(self.instructions) / 1e6, max(self.instructions) / 1e6
+        return [
+            f"{middle:.2f} million instructions an answer ({fewest:.2f} to {most:.2f}, {len(self.instructions)} texts, {self.how}): no latency"
         ]
 
     def one_line(self) -> str:
@@ -193,7 +209,18 @@ def bench(folder: Path, target_name: str | None = None) -> Bench:
         state,
         reason,
         tuple(checks),
+        *_counted(link, target, request, texts, good),
     )
+
+
+def _counted(link: Any, target: Target, request: dict[str, Any], texts: list[str], good: bool) -> tuple[tuple[int, ...], str]:
+    """Instructions of the model for a few texts, or why they could not be counted."""
+    if not good or not hasattr(link, "instructions"):
+        return (), ""
+    try:
+        return tuple(link.instructions(target.link, request, texts[:COUNTED])), ""
+    except StageError as error:
+        return (), error.paragraph()
 
 
 def samples_csv(result: Bench) -> str:

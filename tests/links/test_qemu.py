@@ -19,6 +19,7 @@ from edgedistill.stages.bench import bench
 from edgedistill.stages.bundle import QUANTIZED_APART, Params, golden_vectors
 from edgedistill.target import Link, find_target
 from tests.all_scripts import cased_bundle, differences, strings, wide_bundle
+from tests.links.test_browser import request
 from tests.test_pipeline import edgedistill
 from tests.tiny_bundle import LABELS, MAX_TOKENS
 from tests.tiny_models import SENTENCES
@@ -85,7 +86,30 @@ def test_bench_goes_through_the_link(arm: Path, tiny_bundle: Path, own_home: Pat
     assert (result["how"], result["state"]) == ("emulated", "UNDECIDED")
     assert result["golden"]["vectors"] >= 64 and result["golden"]["wrong"] == []
     assert result["samples"]["model_ns"] == [] and result["cold_start_ms"] is None and "p90_ms" not in result
+    assert len(result["instructions"]) == 8 and min(result["instructions"]) > 10_000 and result["uncounted"] == ""
     assert result["reason"] == "emulated: the answers are those of raspberry-pi-4, the clock is not; only a run on the device can tell"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("cpu", ["cortex-a76", "x86-64-v3"])
+def test_instructions_repeat(arm: Path, tiny_bundle: Path, cpu: str) -> None:
+    """A count that moves by itself, so that a regression cannot be told from it; or that counts more than the model."""
+    link, texts = Link(kind="qemu", cpu=cpu), [SENTENCES[0], " ".join(SENTENCES[:3])]
+    first, second = (qemu.instructions(link, request(tiny_bundle), texts) for _ in range(2))
+    assert first == pytest.approx(second, rel=0.001)
+    assert 50_000 < first[0] < first[1] < 50_000_000
+
+
+def test_a_qemu_without_plugins(arm: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bench that fails where all but the counting works."""
+    (tmp_path / "bad.so").write_text("no plugin")
+    monkeypatch.setattr(native, "counting_plugin", lambda: tmp_path / "bad.so")
+    link = Link(kind="qemu", cpu="cortex-a72")
+    with pytest.raises(StageError) as error:
+        qemu.instructions(link, request(tiny_bundle), SENTENCES[:1])
+    assert str(error.value) == (
+        "the counting runner on cortex-a72 stopped: this qemu takes no plugins, as static ones do not; Debian's qemu-user does."
+    )
 
 
 def test_a_device_that_answers_otherwise_stops_the_bundle(arm: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
