@@ -247,22 +247,23 @@ def assemble_app(
 @app.command()
 def targets(name: Annotated[str | None, typer.Argument(help="One target, in full.")] = None, as_json: AsJson = False) -> None:
     """List the targets, or show one."""
-    from edgedistill.links import how
+    from edgedistill.links import reached
     from edgedistill.target import find_target, target_names
 
     chosen = [find_target(one) for one in ([name] if name else target_names())]
     if as_json:
-        return _json([one.model_dump(mode="json") for one in chosen])
+        return _json([one.model_dump(mode="json") | {"reached": reached(one.link)} for one in chosen])
     if name:
         for key, value in chosen[0].model_dump(mode="json", exclude_none=True).items():
             print(f"{key}: {value}")
+        print(f"from this machine: {reached(chosen[0].link)}")
         return None
     from rich.table import Table
 
-    table = Table("target", "what", "runtime", "budget", "from here")
+    table = Table("target", "what", "runtime", "budget", "from this machine")
     for one in chosen:
         budget = ", ".join(f"{key} {value:g}" for key, value in one.budget.model_dump(exclude_none=True).items())
-        table.add_row(one.name, one.about, f"{one.runtime}, {one.threads} thr.", budget, how(one.link))
+        table.add_row(one.name, one.about, f"{one.runtime}, {one.threads} thr.", budget, reached(one.link))
     _console().print(table)
     return None
 

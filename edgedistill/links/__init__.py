@@ -3,7 +3,7 @@
 A link is a module with
 
 - `HOW`: what its latency figures are worth: "measured", "emulated" or "not measured"; `how(link) -> str` where that depends on the link's options;
-- `ABOUT`: one line for people;
+- `ABOUT`: one line for people; `about(link) -> str` where the link's options say more;
 - `ready(link: target.Link) -> str | None`: None when it works from this machine, else what is missing and how to install it;
 - `open_runner(link: target.Link, runtime: str, request: dict, limits: Limits) -> Runner`: starts the runtime's runner with one model loaded;
 - `HOLDS_LIMITS = True` where it holds the runner to a target's limits;
@@ -37,3 +37,10 @@ def how(link: Link) -> str:
     """What figures through this link are worth."""
     module = plugins.find("links", link.kind)
     return str(module.how(link) if hasattr(module, "how") else module.HOW)
+
+
+def reached(link: Link) -> str:
+    """How a device is reached from this machine, or what is missing."""
+    module = plugins.find("links", link.kind)
+    about = module.about(link) if hasattr(module, "about") else module.ABOUT
+    return str(module.ready(link) or f"{how(link)}: {about}")

@@ -64,6 +64,11 @@ CORES = 4
 PROCESSES = 3  # that instructions are counted in
 
 
+def about(link: Link) -> str:
+    """Which processor is played."""
+    return f"qemu plays {_cpu(link).qemu}: right answers, no latency"
+
+
 def ready(link: Link) -> str | None:
     """None, or what to install. Without a processor: for any."""
     machine = _cpu(link).machine if (link.model_extra or {}).get("cpu") else "aarch64"
@@ -159,4 +164,4 @@ def _root(folder: Path, cpu: Cpu) -> Path:
     return root
 
 
-__all__ = ["ABOUT", "HOW", "identity", "open_runner", "ready", "refuses"]
+__all__ = ["ABOUT", "HOW", "about", "identity", "open_runner", "ready", "refuses"]
