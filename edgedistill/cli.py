@@ -114,6 +114,9 @@ def bench(
     target: Annotated[str | None, typer.Option("--target", "-t", help="Measure for this target instead of the bundle's own.")] = None,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Raw samples as CSV on stdout.")] = False,
+    sustained: Annotated[
+        float | None, typer.Option("--sustained", min=1, help="Then run so many seconds without a pause, and show the latency over time.")
+    ] = None,
     budget_only: Annotated[bool, typer.Option("--budget-only", help="One line and the exit code, for CI.")] = False,
     junit: Annotated[Path | None, typer.Option("--junit", help="Write the checks as JUnit XML to this file, too.")] = None,
 ) -> None:
@@ -121,7 +124,7 @@ def bench(
     from edgedistill.stages.bench import bench as measure
     from edgedistill.stages.bench import samples_csv
 
-    result = measure(bundle, target)
+    result = measure(bundle, target, sustained)
     if junit is not None:
         junit.write_text(result.junit(), encoding="utf-8")
     if as_json:

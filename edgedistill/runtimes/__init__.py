@@ -9,5 +9,6 @@ A runtime is a module with
 The runner's lines. First in: {"model", "tokenizer", "max_tokens", "threads", "task", "settings", "first_text", "started_ns"}; out: {"load_ms",
 "cold_start_ms", "baseline_bytes", "peak_bytes"}. Then in: {"texts": […], "tokens": n or absent (cut or repeat each text to n tokens), "wants": []
 or any of "answers", "logits", "ids"}; out: {"tokenize_ns", "model_ns", "decode_ns": […], "peak_bytes"} and a list of each that was wanted,
-answers as the task gives them. End of input ends the runner. A failure is {"error": "…"}.
+answers as the task gives them. In: {"loop": n}; out:
+{"loop_ns": […]}, n times the same arithmetic of a few milliseconds (`steady.py`). End of input ends the runner. A failure is {"error": "…"}.
 """
