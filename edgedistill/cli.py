@@ -116,6 +116,9 @@ def bench(
     target: Annotated[str | None, typer.Option("--target", "-t", help="Measure for this target instead of the bundle's own.")] = None,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Raw samples as CSV on stdout.")] = False,
+    sustained: Annotated[
+        float | None, typer.Option("--sustained", min=1, help="Then run so many seconds without a pause, and show the latency over time.")
+    ] = None,
     budget_only: Annotated[bool, typer.Option("--budget-only", help="One line and the exit code, for CI.")] = False,
     junit: Annotated[Path | None, typer.Option("--junit", help="Write the checks as JUnit XML to this file, too.")] = None,
 ) -> None:
@@ -123,7 +126,7 @@ def bench(
     from edgedistill.stages.bench import bench as measure
     from edgedistill.stages.bench import samples_csv
 
-    result = measure(bundle, target)
+    result = measure(bundle, target, sustained)
     if junit is not None:
         junit.write_text(result.junit(), encoding="utf-8")
     if as_json:
@@ -249,22 +252,23 @@ def assemble_app(
 @app.command()
 def targets(name: Annotated[str | None, typer.Argument(help="One target, in full.")] = None, as_json: AsJson = False) -> None:
     """List the targets, or show one."""
-    from edgedistill.links import how
+    from edgedistill.links import reached
     from edgedistill.target import find_target, target_names
 
     chosen = [find_target(one) for one in ([name] if name else target_names())]
     if as_json:
-        return _json([one.model_dump(mode="json") for one in chosen])
+        return _json([one.model_dump(mode="json") | {"reached": reached(one.link)} for one in chosen])
     if name:
         for key, value in chosen[0].model_dump(mode="json", exclude_none=True).items():
             print(f"{key}: {value}")
+        print(f"from this machine: {reached(chosen[0].link)}")
         return None
     from rich.table import Table
 
-    table = Table("target", "what", "runtime", "budget", "from here")
+    table = Table("target", "what", "runtime", "budget", "from this machine")
     for one in chosen:
         budget = ", ".join(f"{key} {value:g}" for key, value in one.budget.model_dump(exclude_none=True).items())
-        table.add_row(one.name, one.about, f"{one.runtime}, {one.threads} thr.", budget, how(one.link))
+        table.add_row(one.name, one.about, f"{one.runtime}, {one.threads} thr.", budget, reached(one.link))
     _console().print(table)
     return None
 

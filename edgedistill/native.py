@@ -144,6 +144,21 @@ def c_libraries(machine: str) -> list[Path]:
     return found
 
 
+def counting_plugin() -> Path:
+    """The plugin by which qemu counts instructions, built when it is not there. Raises StageError without a C compiler."""
+    source = Path(__file__).parent / "count_instructions.c"
+    place = home() / "native" / f"count-{file_digest(source)[:16]}.so"
+    if not place.is_file():
+        compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+        if compiler is None:
+            raise StageError("a C compiler is missing. Run: sudo apt-get install gcc")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".count-") as scratch:
+            _run([compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-o", f"{scratch}/count.so", str(source)])
+            Path(scratch, "count.so").replace(place)
+    return place
+
+
 def onnxruntime_folder(machine: str, out: Path) -> Path:
     """ONNX Runtime as CMake wants it: `include/` and `lib/`."""
     about = MACHINES[machine]

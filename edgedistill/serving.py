@@ -164,8 +164,19 @@ def _serve(open_model: Open, needs: Callable[[], None], open_writer: OpenWriter 
     _say({"load_ms": (loaded - begin) / 1e6, "cold_start_ms": cold / 1e6, "baseline_bytes": baseline, "peak_bytes": peak_bytes()})
     for line in sys.stdin:
         request = json.loads(line)
+        if "loop" in request:
+            _say({"loop_ns": [_loop_ns() for _ in range(request["loop"])]})
+            continue
         options = {name: request[name] for name in ("tokens", "wants", "constrained") if name in request}
         _say(measure(model, task, hello["settings"], request["texts"], **options))
+
+
+def _loop_ns() -> int:
+    """A fixed piece of arithmetic (a linear congruential generator): what it takes says how fast the processor is just now."""
+    start, value = perf_counter_ns(), 1
+    for _ in range(10_000):
+        value = (value * 1103515245 + 12345) & 0x7FFFFFFF
+    return perf_counter_ns() - start
 
 
 def _say(answer: dict[str, Any]) -> None:

@@ -74,7 +74,7 @@ try {
   say({ ...opened, cold_start_ms: performance.now() - started, baseline_bytes: baseline, peak_bytes: await peak(devtools) });
   for (let line = await lines.next(); !line.done; line = await lines.next()) {
     const request = JSON.parse(line.value);
-    const limit = seconds + aText * request.texts.length;
+    const limit = seconds + aText * (request.texts?.length ?? 0);
     const found = await within(page, limit, page.evaluate((asked) => globalThis.runner.measure(asked), request));
     say({ ...found, peak_bytes: await peak(devtools) });
   }

@@ -3,11 +3,12 @@
 A link is a module with
 
 - `HOW`: what its latency figures are worth: "measured", "emulated" or "not measured"; `how(link) -> str` where that depends on the link's options;
-- `ABOUT`: one line for people;
+- `ABOUT`: one line for people; `about(link) -> str` where the link's options say more;
 - `ready(link: target.Link) -> str | None`: None when it works from this machine, else what is missing and how to install it;
 - `open_runner(link: target.Link, runtime: str, request: dict, limits: Limits) -> Runner`: starts the runtime's runner with one model loaded;
 - `HOLDS_LIMITS = True` where it holds the runner to a target's limits;
 - `identity(link) -> str`, where another program than our own Python answers: what it is, so that answers of an older one are not taken for its;
+- `instructions(link, request, texts) -> list[int]`, where the device is emulated: how many of its instructions the model takes for each text;
 - `machine(link) -> {"cpu", "system"}`, where the device is another machine: how it names them;
 - `refuses(task: str, tokenizer: Path) -> str | None`, where that program does not answer everything: why not, or None.
 
@@ -36,3 +37,10 @@ def how(link: Link) -> str:
     """What figures through this link are worth."""
     module = plugins.find("links", link.kind)
     return str(module.how(link) if hasattr(module, "how") else module.HOW)
+
+
+def reached(link: Link) -> str:
+    """How a device is reached from this machine, or what is missing."""
+    module = plugins.find("links", link.kind)
+    about = module.about(link) if hasattr(module, "about") else module.ABOUT
+    return str(module.ready(link) or f"{how(link)}: {about}")

@@ -38,6 +38,11 @@ def how(link: Link) -> str:
     return "measured" if _slowed(link) == 1 else "not measured"
 
 
+def about(link: Link) -> str:
+    """Whether it is slowed."""
+    return f"{ABOUT}, slowed {_slowed(link):g} times" if _slowed(link) != 1 else ABOUT
+
+
 def ready(link: Link) -> str | None:
     """None, or what to install."""
     missing = [
@@ -94,4 +99,4 @@ def _slowed(link: Link) -> float:
     return float(slowed)
 
 
-__all__ = ["ABOUT", "HOW", "how", "identity", "open_runner", "ready", "refuses"]
+__all__ = ["ABOUT", "HOW", "about", "how", "identity", "open_runner", "ready", "refuses"]

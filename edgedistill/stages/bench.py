@@ -1,28 +1,34 @@
 """bench: run a bundle again where its target's link leads, with its own golden texts as the traffic. Needs no torch.
 
-First its golden vectors: a bundle that answers otherwise there is not timed. Then, where the clock is the device's, answers until the early-stopping
-rule decides; where the device is emulated there is nothing to time.
+First its golden vectors: a bundle that answers otherwise there is not timed. Then, where the clock is the device's, cold starts and answers until the
+early-stopping rule decides, and as long as is asked for without a pause; a fixed loop before and after says whether the machine stayed the same
+(`steady.py`). Where the device is emulated there is nothing to time.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 from xml.etree import ElementTree  # written here, never read
 
 from edgedistill import plugins
-from edgedistill.bundle_format import read_bundle, read_golden
-from edgedistill.errors import DeviceMemoryError, InputError, TargetError
-from edgedistill.links import how
+from edgedistill.bundle_format import Golden, Manifest, read_bundle, read_golden
+from edgedistill.errors import DeviceMemoryError, InputError, StageError, TargetError
+from edgedistill.links import Runner, how
 from edgedistill.progress import tick
 from edgedistill.report import PERCENTILE, Figure, State, Timings, early_stopping, percentile_ms
 from edgedistill.stages.verify import Result, on_runner, summary
+from edgedistill.steady import Steadiness, Sustained, loops, sustain
 from edgedistill.target import Target, find_target
 
 CHUNK, MOST_RUNS, WARM_UP = 100, 5000, 20
+COLD_STARTS, ATTEMPTS = 3, 3
+COUNTED = 8  # texts whose instructions are counted where the device is emulated
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,8 @@ class Bench:
     """A bundle measured again. timings: raw, nanoseconds; state: the verdict over all checks, UNDECIDED without a limit or a measurement.
 
     golden: the golden vectors as the target answered them; None when the device has no memory for the binary. Emulated, timings are empty and
-    cold start and peak None: its clock is not the device's.
+    cold start and peak None: its clock is not the device's. instructions: of the model, for each of a few texts; emulated devices alone. uncounted: why
+    there are none.
     """
 
     name: str
@@ -55,6 +62,10 @@ class Bench:
     state: State
     reason: str
     checks: tuple[Check, ...]
+    instructions: tuple[int, ...] = ()
+    uncounted: str = ""
+    steady: Steadiness | None = None
+    sustained: Sustained | None = None
 
     def percentiles(self) -> dict[str, Figure]:
         shares = (0.5, 0.9, 0.99) if self.timings.model_ns else ()
@@ -69,8 +80,21 @@ class Bench:
             f"{self.name} for {self.target}, {self.how}{counted}",
             *([summary(self.golden)] if self.golden else []),
             *rows,
+            *self._counted(),
+            *([self.steady.sentence()] if self.steady and self.steady.valid else []),
+            *([self.sustained.sentence()] if self.sustained else []),
             f"{memory}{self.size_mb:.2f} MB on disk",
             f"{self.state}: {self.reason}",
+        ]
+
+    def _counted(self) -> list[str]:
+        if self.uncounted:
+            return [f"instructions not counted: {self.uncounted}"]
+        if not self.instructions:
+            return []
+        middle, fewest, most = median(self.instructions) / 1e6, min(self.instructions) / 1e6, max(self.instructions) / 1e6
+        return [
+            f"{middle:.2f} million instructions an answer ({fewest:.2f} to {most:.2f}, {len(self.instructions)} texts, {self.how}): no latency"
         ]
 
     def one_line(self) -> str:
@@ -91,18 +115,42 @@ class Bench:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, raw samples included."""
-        plain = {name: value for name, value in vars(self).items() if name not in ("timings", "golden", "checks")}
+        plain = {name: value for name, value in vars(self).items() if name not in ("timings", "golden", "checks", "steady", "sustained")}
         return {
             **plain,
             "golden": self.golden and vars(self.golden),
             "checks": [vars(check) for check in self.checks],
             **{name: vars(figure) for name, figure in self.percentiles().items()},
+            "steady": self.steady and {**vars(self.steady), "drift": self.steady.drift, "valid": self.steady.valid},
+            "sustained": self.sustained and self.sustained.as_json(),
             "samples": self.timings.model_dump(),
         }
 
 
-def bench(folder: Path, target_name: str | None = None) -> Bench:
-    """Run a bundle until the early-stopping rule decides its latency limit, at most MOST_RUNS answers. Raises BundleError, TargetError."""
+@dataclass
+class _Seen:
+    """What a run showed. raw: nanoseconds of each answer; colds: milliseconds of each cold start."""
+
+    golden: Result | None = None
+    no_room: str = ""
+    raw: dict[str, list[int]] = field(default_factory=lambda: {"tokenize_ns": [], "model_ns": [], "decode_ns": []})
+    peak: int = 0
+    colds: list[float] = field(default_factory=list)
+    steady: Steadiness | None = None
+    sustained: Sustained | None = None
+    state: State = "UNDECIDED"
+    reason: str = "the target states no p90_ms"
+
+    @property
+    def good(self) -> bool:
+        return self.golden is not None and self.golden.good
+
+
+def bench(folder: Path, target_name: str | None = None, sustained: float | None = None) -> Bench:
+    """Run a bundle until the early-stopping rule decides its latency limit, at most MOST_RUNS answers, and then for `sustained` seconds.
+
+    Raises BundleError, TargetError.
+    """
     manifest = read_bundle(folder)
     target = find_target(target_name) if target_name else Target(**manifest.target)
     if target.format != manifest.format:
@@ -112,6 +160,8 @@ def bench(folder: Path, target_name: str | None = None) -> Bench:
     link, worth = plugins.find("links", target.link.kind), how(target.link)
     if lacking := link.ready(target.link):
         raise TargetError(lacking, where=target.name)
+    if sustained and worth == "emulated":
+        raise InputError(f"{target.name} is emulated, and has no clock to run long on.", where="--sustained", write="Leave it out.")
     vectors = list(read_golden(folder / "golden.jsonl"))
     texts = [golden.text for golden in vectors if 0 < len(golden.text) <= 1000]
     request = {
@@ -123,36 +173,94 @@ def bench(folder: Path, target_name: str | None = None) -> Bench:
         "settings": manifest.task_settings(),
         "first_text": texts[0],
     }
-    raw: dict[str, list[int]] = {"tokenize_ns": [], "model_ns": [], "decode_ns": []}
-    state: State = "UNDECIDED"
-    limit, reason, peak = target.budget.p90_ms, "the target states no p90_ms", 0
-    golden, no_room, timed, runner = None, "", False, None
+
+    def start() -> Runner:
+        runner: Runner = link.open_runner(target.link, target.runtime, request, target.limits)
+        return runner
+
+    seen = _run(start, manifest, vectors, texts, target.budget.p90_ms, timed=worth != "emulated", sustained=sustained)
+    size_mb = sum((folder / name).stat().st_size for name in (manifest.model, manifest.tokenizer)) / 1e6
+    state, reason, checks = _judged(seen, target, worth, size_mb)
+    timed = bool(seen.raw["model_ns"])
+    return Bench(
+        manifest.name,
+        target.name,
+        worth,
+        seen.golden,
+        Timings(**seen.raw),
+        median(seen.colds) if timed else None,
+        seen.peak / 1e6 if timed else None,
+        target.budget.p90_ms,
+        target.budget.peak_mb,
+        size_mb,
+        state,
+        reason,
+        checks,
+        *_counted(link, target, request, texts, seen.good),
+        seen.steady,
+        seen.sustained,
+    )
+
+
+def _run(
+    start: Callable[[], Runner],
+    manifest: Manifest,
+    vectors: list[Golden],
+    texts: list[str],
+    limit: float | None,
+    timed: bool,
+    sustained: float | None,
+) -> _Seen:
+    """Golden vectors, cold starts, the warm run until it decides, the sustained one. A run on a machine that drifts is done again, ATTEMPTS in all."""
+    seen = _Seen()
+    runner: Runner | None = None
     try:
-        runner = link.open_runner(target.link, target.runtime, request, target.limits)
-        golden = on_runner(manifest.name, manifest.logit_bound, vectors, runner)
-        timed = golden.good and worth != "emulated"
-        if timed:
-            runner.ask({"texts": (texts * WARM_UP)[:WARM_UP]})
-        while timed and len(raw["model_ns"]) < MOST_RUNS:
-            begin = len(raw["model_ns"]) % len(texts)
-            answer = runner.ask({"texts": ((texts[begin:] + texts) * CHUNK)[:CHUNK]})
-            for name in raw:
-                raw[name] += answer[name]
-            peak, total, count = answer["peak_bytes"], Timings(**raw).total_ms(), len(raw["model_ns"])
-            tick("benchmark", count, MOST_RUNS)
-            if limit is not None:
-                late = int((total > limit).sum())
-                state, needed = early_stopping(late, count)
-                reason = f"{late} of {count} answers took longer than {limit:g} ms, p{100 * PERCENTILE:.0f} with confidence 0.99"
-                reason += f"; about {needed} more runs would tell" if state == "UNDECIDED" else ""
-            if count >= 1000 and (limit is None or state != "UNDECIDED"):  # p99 needs a thousand whatever the verdict
+        for _ in range(COLD_STARTS - 1 if timed else 0):
+            runner = start()
+            seen.colds.append(runner.hello["cold_start_ms"])
+            runner.close()
+        runner = start()
+        seen.colds.append(runner.hello["cold_start_ms"])
+        seen.golden = on_runner(manifest.name, manifest.logit_bound, vectors, runner)
+        for _ in range(ATTEMPTS if timed and seen.good else 0):
+            before = loops(runner)
+            _warm(runner, texts, limit, seen)
+            seen.steady = Steadiness.of(before, loops(runner))
+            if seen.steady.valid:
                 break
+        if sustained and timed and seen.good:
+            seen.sustained = sustain(runner, texts, sustained)
     except DeviceMemoryError as error:
-        golden, no_room, timed, raw = None, error.what, False, {name: [] for name in raw}
+        return _Seen(no_room=error.what)
     finally:
         if runner is not None:
             runner.close()
-    good = golden is not None and golden.good
+    return seen
+
+
+def _warm(runner: Runner, texts: list[str], limit: float | None, seen: _Seen) -> None:
+    """Answers until the early-stopping rule decides."""
+    seen.raw = {name: [] for name in seen.raw}
+    runner.ask({"texts": (texts * WARM_UP)[:WARM_UP]})
+    while (count := len(seen.raw["model_ns"])) < MOST_RUNS:
+        begin = count % len(texts)
+        answer = runner.ask({"texts": ((texts[begin:] + texts) * CHUNK)[:CHUNK]})
+        for name, kept in seen.raw.items():
+            kept += answer[name]
+        seen.peak, total, count = answer["peak_bytes"], Timings(**seen.raw).total_ms(), len(seen.raw["model_ns"])
+        tick("benchmark", count, MOST_RUNS)
+        if limit is not None:
+            late = int((total > limit).sum())
+            seen.state, needed = early_stopping(late, count)
+            seen.reason = f"{late} of {count} answers took longer than {limit:g} ms, p{100 * PERCENTILE:.0f} with confidence 0.99"
+            seen.reason += f"; about {needed} more runs would tell" if seen.state == "UNDECIDED" else ""
+        if count >= 1000 and (limit is None or seen.state != "UNDECIDED"):  # p99 needs a thousand whatever the verdict
+            return
+
+
+def _judged(seen: _Seen, target: Target, worth: str, size_mb: float) -> tuple[State, str, tuple[Check, ...]]:
+    """The verdict, its reason, and what each limit says."""
+    state, reason, golden, limit = seen.state, seen.reason, seen.golden, target.budget.p90_ms
     if worth == "emulated":
         state, reason = (
             "UNDECIDED",
@@ -160,40 +268,45 @@ def bench(folder: Path, target_name: str | None = None) -> Bench:
         )
     elif worth != "measured":
         state, reason = "UNDECIDED", f"{worth}: these figures are of this machine, only a run on {target.name} can tell"
-    size_mb, peak_mb = sum((folder / name).stat().st_size for name in (manifest.model, manifest.tokenizer)) / 1e6, peak / 1e6
+    elif seen.steady and not seen.steady.valid:
+        state, reason = "UNDECIDED", seen.steady.sentence()
     checks = [Check("golden vectors", "PASS" if golden.good else "FAIL", summary(golden).rstrip("."))] if golden else []
-    if target.limits.memory_mb is not None and (good or no_room):
-        said = no_room.rstrip(".") or f"answers in {target.limits.memory_mb:g} MB"
-        checks.append(Check("memory_mb", "FAIL" if no_room else "PASS", said))
-    if limit is not None and good:
-        taken = f", {percentile_ms(Timings(**raw), PERCENTILE).value:.3f} ms" if raw["model_ns"] and worth == "measured" else ""
-        checks.append(Check("p90_ms", state, f"p90 of at most {limit:g} ms {state}{taken}"))
+    if target.limits.memory_mb is not None and (seen.good or seen.no_room):
+        said = seen.no_room.rstrip(".") or f"answers in {target.limits.memory_mb:g} MB"
+        checks.append(Check("memory_mb", "FAIL" if seen.no_room else "PASS", said))
+    if limit is not None and seen.good:
+        taken = f", {percentile_ms(Timings(**seen.raw), PERCENTILE).value:.3f} ms" if seen.raw["model_ns"] and worth == "measured" else ""
+        invalid = f" ({reason})" if seen.steady and not seen.steady.valid else ""
+        checks.append(Check("p90_ms", state, f"p90 of at most {limit:g} ms {state}{taken}{invalid}"))
+    if limit is not None and seen.sustained and worth == "measured":
+        last = seen.sustained.part_ns(end=True)
+        held, _ = early_stopping(sum(taken > limit * 1e6 for taken in last), len(last))
+        checks.append(Check("sustained", held, f"p90 of at most {limit:g} ms in the last fifth of {seen.sustained.seconds:.0f} s {held}"))
+        if held == "FAIL":
+            state, reason = "FAIL", f"{reason}; after {seen.sustained.seconds:.0f} s without a pause it is missed"
+    peak_mb = seen.peak / 1e6
     for name, value, allowed in (("size_mb", size_mb, target.budget.size_mb), ("peak_mb", peak_mb, target.budget.peak_mb)):
-        known = name == "size_mb" or (worth == "measured" and good)
+        known = name == "size_mb" or (worth == "measured" and seen.good)
         if allowed is not None:
             over: State = "UNDECIDED" if not known else "FAIL" if value > allowed else "PASS"
             checks.append(Check(name, over, f"{name} of at most {allowed:g} {over}" + (f", {value:.1f}" if known else "")))
             if over == "FAIL":
                 state, reason = "FAIL", f"{reason}; {name} is {value:.1f}, allowed {allowed:g}"
-    if no_room:
-        state, reason = "FAIL", no_room
+    if seen.no_room:
+        state, reason = "FAIL", seen.no_room
     elif golden and not golden.good:
         state, reason = "FAIL", f"{len(golden.wrong)} golden vectors differ on {target.name}, so nothing else was looked at"
-    return Bench(
-        manifest.name,
-        target.name,
-        worth,
-        golden,
-        Timings(**raw),
-        runner.hello["cold_start_ms"] if timed and runner else None,
-        peak_mb if timed else None,
-        limit,
-        target.budget.peak_mb,
-        size_mb,
-        state,
-        reason,
-        tuple(checks),
-    )
+    return state, reason, tuple(checks)
+
+
+def _counted(link: Any, target: Target, request: dict[str, Any], texts: list[str], good: bool) -> tuple[tuple[int, ...], str]:
+    """Instructions of the model for a few texts, or why they could not be counted."""
+    if not good or not hasattr(link, "instructions"):
+        return (), ""
+    try:
+        return tuple(link.instructions(target.link, request, texts[:COUNTED])), ""
+    except StageError as error:
+        return (), error.paragraph()
 
 
 def samples_csv(result: Bench) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgedistill import llama_build, plugins
 from edgedistill.errors import EdgedistillError
-from edgedistill.links import how
+from edgedistill.links import reached
 from edgedistill.sources import home
 from edgedistill.stages.benchmark import this_machine
 from edgedistill.target import Link, find_target, target_names
@@ -79,9 +79,6 @@ def _state(name: str) -> str:
 
 def _reach(name: str) -> str:
     try:
-        target = find_target(name)
-        link = plugins.find("links", target.link.kind)
-        lacking = link.ready(target.link)
+        return reached(find_target(name).link)
     except EdgedistillError as error:
         return error.paragraph()
-    return lacking or f"{how(target.link)} ({link.ABOUT})"

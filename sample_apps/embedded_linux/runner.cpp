@@ -69,6 +69,20 @@ json measure(Model& model, const json& hello, const json& request) {
   return out;
 }
 
+// A fixed piece of arithmetic (a linear congruential generator): what it takes says how fast the processor is just now.
+json loops(int times) {
+  json out = json::array();
+  for (int turn = 0; turn < times; ++turn) {
+    const std::int64_t start = now();
+    volatile std::uint32_t kept = 1;  // volatile: the compiler must not leave it out
+    std::uint32_t value = kept;
+    for (int step = 0; step < 500'000; ++step) value = value * 1103515245U + 12345U;
+    kept = value;
+    out.push_back(now() - start);
+  }
+  return {{"loop_ns", out}};
+}
+
 void say(const json& line) { std::cout << line.dump() << std::endl; }
 
 }  // namespace
@@ -85,7 +99,10 @@ int main() try {
   // Without the caller's clock (it is another machine) from the first line on.
   const double cold = static_cast<double>(now() - hello.value("started_ns", begin)) / 1e6;
   say({{"load_ms", static_cast<double>(loaded - begin) / 1e6}, {"cold_start_ms", cold}, {"baseline_bytes", baseline}, {"peak_bytes", peak_bytes()}});
-  while (std::getline(std::cin, line)) say(measure(model, hello, json::parse(line)));
+  while (std::getline(std::cin, line)) {
+    const json request = json::parse(line);
+    say(request.contains("loop") ? loops(request.at("loop").get<int>()) : measure(model, hello, request));
+  }
   return 0;
 } catch (const std::exception& problem) {
   say({{"error", problem.what()}});

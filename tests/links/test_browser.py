@@ -130,9 +130,14 @@ def test_a_page_that_is_not_isolated(chromium: None, tiny_bundle: Path, tmp_path
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ("opened.measure(request)", "{ for (;;); }", "the page gave no answer within 10 s and was closed: it hangs."),
+        pytest.param(
+            "opened.measure(request)",
+            "{ for (;;); }",
+            "the page gave no answer within 10 s and was closed: it hangs.",
+            marks=pytest.mark.long,
+        ),
         pytest.param("let opened;", "let opened = nothing;", "the page does not start: nothing is not defined", marks=pytest.mark.long),
-        pytest.param("opened.measure(request)", "{ throw new Error('no'); }", "Error: no", marks=pytest.mark.long),
+        ("opened.measure(request)", "{ throw new Error('no'); }", "Error: no"),
     ],
 )
 def test_a_page_that_misbehaves(

@@ -19,6 +19,7 @@ from edgedistill.stages.bench import bench
 from edgedistill.stages.bundle import QUANTIZED_APART, Params, golden_vectors
 from edgedistill.target import Link, find_target
 from tests.all_scripts import cased_bundle, differences, strings, wide_bundle
+from tests.links.test_browser import request
 from tests.test_pipeline import edgedistill
 from tests.tiny_bundle import LABELS, MAX_TOKENS
 from tests.tiny_models import SENTENCES
@@ -37,16 +38,16 @@ def arm(native_home: Path) -> Path:
     return native.build("aarch64")
 
 
-def emulated(cpu: str, folder: Path, *arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
+def emulated(cpu: str, *arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
     """`edge` on a processor."""
-    command = [qemu.QEMU, "-cpu", cpu, "-L", str(qemu._root(folder, qemu.CPUS[cpu])), str(folder / "edge"), *arguments]
+    command = [*qemu.command(qemu.CPUS[cpu], program="edge"), *arguments]
     return subprocess.run(command, input=given, capture_output=True, text=True, timeout=1200)
 
 
 @pytest.mark.parametrize("cpu", CPUS)
 def test_golden_vectors_on_three_processors(arm: Path, tiny_bundle: Path, cpu: str) -> None:
     """A tokenizer of our own that gives other ids, or an int8 model that answers otherwise on ARM."""
-    done = emulated(cpu, arm, "--bundle", str(tiny_bundle), "--golden")
+    done = emulated(cpu, "--bundle", str(tiny_bundle), "--golden")
     assert done.returncode == 0, done.stdout + done.stderr
     said = json.loads(done.stdout)
     assert (said["golden"], said["vectors"]) == ("equal", len(list(read_golden(tiny_bundle / "golden.jsonl"))))
@@ -56,13 +57,13 @@ def test_golden_vectors_on_three_processors(arm: Path, tiny_bundle: Path, cpu: s
 def test_app_answers_arguments_and_lines(arm: Path, tiny_bundle: Path) -> None:
     """An app whose answer is not the one that was measured, or that eats a line."""
     golden = {vector.text: vector.answer for vector in read_golden(tiny_bundle / "golden.jsonl")}
-    done = emulated("cortex-a72", arm, "--bundle", str(tiny_bundle), *SENTENCES[:2])
+    done = emulated("cortex-a72", "--bundle", str(tiny_bundle), *SENTENCES[:2])
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(line["text"], line["answer"]) for line in lines] == [(text, golden[text]) for text in SENTENCES[:2]]
     assert all(0 < line["confidence"] <= 1 and line["ms"] > 0 for line in lines)
-    piped = emulated("cortex-a72", arm, "--bundle", str(tiny_bundle), given="\n".join(SENTENCES[:3]))
+    piped = emulated("cortex-a72", "--bundle", str(tiny_bundle), given="\n".join(SENTENCES[:3]))
     assert [json.loads(line)["answer"] for line in piped.stdout.splitlines()] == [golden[text] for text in SENTENCES[:3]]
-    lost = emulated("cortex-a72", arm, "--bundle", "/nowhere", "a")
+    lost = emulated("cortex-a72", "--bundle", "/nowhere", "a")
     assert (lost.returncode, lost.stderr) == (2, "edge: cannot read /nowhere/manifest.json\n")
 
 
@@ -72,7 +73,7 @@ def test_a_changed_golden_vector_is_named(arm: Path, tiny_bundle: Path, tmp_path
     vectors = list(read_golden(bundle / "golden.jsonl"))
     other = next(label for label in LABELS if label != vectors[2].answer)
     write_golden(bundle / "golden.jsonl", [*vectors[:2], vectors[2].__class__(**{**vars(vectors[2]), "answer": other}), *vectors[3:]])
-    done = emulated("cortex-a53", arm, "--bundle", str(bundle), "--golden")
+    done = emulated("cortex-a53", "--bundle", str(bundle), "--golden")
     said = json.loads(done.stdout)
     assert done.returncode == 1
     assert (said["vector"], said["answer"], said["wanted"]) == (3, vectors[2].answer, other)
@@ -85,7 +86,30 @@ def test_bench_goes_through_the_link(arm: Path, tiny_bundle: Path, own_home: Pat
     assert (result["how"], result["state"]) == ("emulated", "UNDECIDED")
     assert result["golden"]["vectors"] >= 64 and result["golden"]["wrong"] == []
     assert result["samples"]["model_ns"] == [] and result["cold_start_ms"] is None and "p90_ms" not in result
+    assert len(result["instructions"]) == 8 and min(result["instructions"]) > 10_000 and result["uncounted"] == ""
     assert result["reason"] == "emulated: the answers are those of raspberry-pi-4, the clock is not; only a run on the device can tell"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("cpu", ["cortex-a76", "x86-64-v3"])
+def test_instructions_repeat(arm: Path, tiny_bundle: Path, cpu: str) -> None:
+    """A count that moves by itself, so that a regression cannot be told from it; or that counts more than the model."""
+    link, texts = Link(kind="qemu", cpu=cpu), [SENTENCES[0], " ".join(SENTENCES[:3])]
+    first, second = (qemu.instructions(link, request(tiny_bundle), texts) for _ in range(2))
+    assert first == pytest.approx(second, rel=0.001)
+    assert 50_000 < first[0] < first[1] < 50_000_000
+
+
+def test_a_qemu_without_plugins(arm: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bench that fails where all but the counting works."""
+    (tmp_path / "bad.so").write_text("no plugin")
+    monkeypatch.setattr(native, "counting_plugin", lambda: tmp_path / "bad.so")
+    link = Link(kind="qemu", cpu="cortex-a72")
+    with pytest.raises(StageError) as error:
+        qemu.instructions(link, request(tiny_bundle), SENTENCES[:1])
+    assert str(error.value) == (
+        "the counting runner on cortex-a72 stopped: this qemu takes no plugins, as static ones do not; Debian's qemu-user does."
+    )
 
 
 def test_a_device_that_answers_otherwise_stops_the_bundle(arm: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,8 +156,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
 def test_same_tokens_as_the_reference(arm: Path, wide: Path, tmp_path: Path, count: int, cased: bool) -> None:
     """A device whose tokenizer cuts some script otherwise: it answers with confidence, and wrongly."""
     bundle = cased_bundle(wide, tmp_path) if cased else wide
-    command = [qemu.QEMU, "-cpu", "cortex-a72", "-L", str(qemu._root(arm, qemu.CPUS["cortex-a72"])), str(arm / "edge")]
-    command += ["--bundle", str(bundle), "--ids"]
+    command = [*qemu.command(qemu.CPUS["cortex-a72"], program="edge"), "--bundle", str(bundle), "--ids"]
     wrong = differences(command, bundle, strings(count, seed=count))
     assert wrong == [], f"{len(wrong)} of {count}"
 
@@ -153,7 +176,7 @@ def test_another_tokenizer_is_refused(arm: Path, tiny_bundle: Path, tmp_path: Pa
     facts = json.loads((bundle / "tokenizer.json").read_text())
     facts["pre_tokenizer"] = {"type": "ByteLevel"}
     (bundle / "tokenizer.json").write_text(json.dumps(facts))
-    done = emulated("cortex-a72", arm, "--bundle", str(bundle), "x")
+    done = emulated("cortex-a72", "--bundle", str(bundle), "x")
     assert done.returncode == 2
     assert done.stderr == (
         "edge: the tokenizer has a pre-tokenizer of type ByteLevel, which this program does not know: it reads BERT's WordPiece\n"
