@@ -36,7 +36,7 @@ from edgedistill.progress import tick
 CANDIDATES = ("Q2_K", "Q3_K", "IQ4_XS", "IQ4_NL", "Q4_K", "Q4_1", "Q5_0", "Q5_K", "Q5_1", "Q6_K", "Q8_0")
 BASE = "IQ4_NL"  # what sensitivity is measured at: 4 bits in blocks of 32, which nearly every row divides
 MOST_GROUPS = 72
-WORK = 6e12  # multiply-adds spent on sensitivity: minutes of one core
+WORK = 2.5e12  # multiply-adds spent on sensitivity: minutes of one core
 FEWEST_TOKENS, MOST_TOKENS = 256, 4096
 BLOCKS = {name: (weights, size) for name, weights, size in TYPES.values()}
 

@@ -12,6 +12,7 @@ A quantizer is a module with
   (per-layer sensitivity chooses them). The same inputs give the same bytes; nothing is printed. Raises StageError when the graph would answer
   differently on an x86 CPU without VNNI (int8_safety.py);
 - `ARITHMETIC: fake_quant.Arithmetic`, when a student can learn through it: the grids that it stores and how its runtime rounds;
+- `STAND_IN: str`, when it takes minutes: the scheme of about the same size and speed that is measured in its place before the student is trained;
 - `layers(graphs: Path) -> list[str]`: the nodes it would quantize, the candidates for `keep_float`.
 
 gguf.py is a family: one file that makes a scheme of every type of llama.cpp (plugins.FAMILIES).

@@ -51,6 +51,7 @@ class Scheme:
     ABOUT: str
     quantize: Callable[[Path, Path, Sequence[Any], frozenset[str]], None]
     layers: Callable[[Path], list[str]]
+    STAND_IN: str
 
 
 def _schemes() -> dict[str, tuple[str, str]]:
@@ -77,6 +78,7 @@ def named(name: str) -> Scheme:
         ABOUT=f"{file_type} of llama.cpp, {SAID[how]}",
         quantize=partial(_quantize, file_type, how),
         layers=_none if file_type in PLAIN else gguf_quantization.layers,
+        STAND_IN=name.removesuffix("_mixed"),
     )
 
 

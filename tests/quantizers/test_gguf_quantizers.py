@@ -68,6 +68,8 @@ def test_every_type_has_a_name() -> None:
     assert {file_type for file_type, _ in SCHEMES.values()} == {*FILE_TYPES} - {"F32"}
     assert {"gguf_q4_k_m", "gguf_q4_k_m_imatrix", "gguf_q4_k_m_mixed", "gguf_iq2_xxs", "gguf_tq2_0", "gguf_bf16"} <= {*NAMES}
     assert "gguf_q8_0_imatrix" not in NAMES and "gguf_iq2_xxs_imatrix" not in NAMES and "gguf" not in plugins.names("quantizers")
+    assert plugins.find("quantizers", "gguf_q4_k_m_mixed").STAND_IN == "gguf_q4_k_m"  # before training; its own measuring takes minutes
+    assert {plugins.find("quantizers", name).STAND_IN for name in NAMES} <= {*NAMES}
     with pytest.raises(RecipeError) as error:
         plugins.find("quantizers", "gguf_q4_km")
     assert str(error.value) == 'there is no quantizer called "gguf_q4_km". Did you mean "gguf_q4_k_m"?'
