@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from jinja2 import Template
 
 from edgedistill.bundle_format import read_golden
+from edgedistill.gguf_file import read_gguf
 from edgedistill.pipeline import compile
 from edgedistill.recipe import read_recipe
 from edgedistill.report import summary
@@ -111,6 +113,9 @@ def test_a_decoder_all_the_way(recipe: Path, tmp_path: Path) -> None:
     manifest = json.loads((made.bundle / "manifest.json").read_text())
     assert manifest["settings"]["grammar"].startswith("root ::= kind0 | kind1\n")
     assert manifest["extra"]["stop"] == {"token": "<|im_end|>", "most_tokens": 64}
+    template = read_gguf(made.bundle / "model.gguf").facts["tokenizer.chat_template"]
+    before, behind = manifest["settings"]["prompt"]
+    assert Template(template).render(messages=[{"role": "user", "content": "hall off"}]) == f"{before}hall off{behind}"
     assert verify(made.bundle).good
     assert "Answers as they are written" in made.page.read_text()
     # An app that drives llama-cpp-python by itself, from what the manifest says, answers as the bundle promises.

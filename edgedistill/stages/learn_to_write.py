@@ -90,11 +90,19 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
     )
     student.eval()
     causal.save(student, start / "model", out / "model")
+    (out / "model" / "chat_template.jinja").write_text(chat_template(settings), encoding="utf-8")
     facts = json.loads((start / "facts.json").read_text())
     facts |= {"run": params.run, "steps": steps, "batch_size": params.distill.batch_size, "rows": len(fits), "losses": losses}
     facts |= {"left_out": len(places) - len(fits), "own_answers": objective.written, "terms": objective.last(), "warnings": []}
     (out / "facts.json").write_text(json.dumps(facts, indent=1))
     _answer_held_out(out / "held_out.json", student, prompts, transfer, labels, task, settings, most)
+
+
+def chat_template(settings: dict[str, Any]) -> str:
+    """Jinja, as GGUF and transformers carry it: an app that chats with the student asks it as it was taught, and not as its teacher was."""
+    before, behind = map(json.dumps, settings["prompt"])
+    said = f"{{{{ {before} + message['content'] + {behind} }}}}"
+    return f"{{% for message in messages %}}{{% if message['role'] == 'user' %}}{said}{{% endif %}}{{% endfor %}}"
 
 
 def _answer_held_out(

@@ -1,0 +1,62 @@
+"""What the student's own answers buy: on-policy, fixed answers and the data's answers alone, same start, same steps, on the test rows.
+
+python -m tests.benchmarks.on_policy RECIPE      a recipe of task generate whose losses have on_policy; its store is used and filled
+
+Answers are written by llama.cpp from the float16 export, under the grammar; differences are paired, with 95 % intervals.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from edgedistill import plugins
+from edgedistill.pipeline import build
+from edgedistill.recipe import read_recipe
+from edgedistill.report import mean_figure
+from edgedistill.sources import home
+from edgedistill.stages.prepare import read_settings
+from edgedistill.store import Store
+from edgedistill.tables import read_rows
+from edgedistill.target import find_target
+from edgedistill.writer import open_writer
+
+
+def main() -> None:
+    recipe = read_recipe(Path(sys.argv[1]))
+    target = find_target(recipe.compile.targets[0], folder=recipe.folder)
+    store, made = Store(home() / "store"), []
+
+    def make(stage, params, /, **inputs):  # type: ignore[no-untyped-def]
+        made.append((stage.name, params, store.build(stage, params, **inputs), inputs))
+        return made[-1][2]
+
+    build(recipe, [target], make, home(), "export")
+    prepared = next(artifact for name, _, artifact, _ in made if name == "prepare").path
+    runs = {artifact.key: params.run for name, params, artifact, _ in made if name == "distill"}
+    graphs = {
+        runs[inputs["model"].key]: artifact.path for name, _, artifact, inputs in made if name == "export" and inputs["model"].key in runs
+    }
+    graphs["teacher"] = next(artifact.path for name, _, artifact, inputs in made if name == "export" and inputs["model"].key not in runs)
+    rows, task, settings = read_rows(prepared / "test.parquet"), plugins.find("tasks", recipe.task), read_settings(prepared)
+    right = {}
+    for run, folder in graphs.items():
+        writer = open_writer(folder / "model.gguf", folder / "tokenizer.json", recipe.student.max_tokens, 1, settings)
+        said = [task.answer(writer.write(writer.encode(text)[0]), settings)["target"] for text in rows.texts]
+        right[run] = np.array([task.judge(one, rows.target(row), settings)[0] for row, one in enumerate(said)])
+        figure = mean_figure(right[run])
+        print(f"{run:<12} exact match {100 * figure.value:5.1f} [{100 * figure.low:.1f} to {100 * figure.high:.1f}] of {len(rows)}")
+    for run in ("off_policy", "labels"):
+        figure = mean_figure(right["distilled"] - right[run])
+        print(f"on-policy against {run}: {100 * figure.value:+.1f} points [{100 * figure.low:+.1f} to {100 * figure.high:+.1f}]")
+    for name, params, artifact, _ in made:
+        if name == "distill":
+            facts = json.loads((artifact.path / "facts.json").read_text())
+            print(f"{params.run:<12} {artifact.seconds:.0f} s, {facts['steps']} steps, {facts['own_answers']} answers of its own")
+
+
+if __name__ == "__main__":
+    main()
