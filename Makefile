@@ -1,10 +1,13 @@
-# make demo: compile the question router, verify its bundle, ask it something. make test: the tests. Both set up all they need.
+# make demo: compile the question router, verify its bundle, ask it something. make demo-generate: voice commands to JSON with llama.cpp, likewise.
+# make test: the tests. All set up what they need.
 SHELL := /bin/bash
 RUN := .venv/bin
 APP := sample_apps/question_router
 OUT := out/question-router
+VOICE := sample_apps/voice_commands
+SAID := out/voice-commands/laptop-x86-llama
 
-.PHONY: demo test test-long lint docs bench setup clean
+.PHONY: demo demo-generate test test-long lint docs bench setup clean
 
 demo:
 	@scripts/setup.sh
@@ -14,6 +17,15 @@ demo:
 	@echo
 	@echo "Report: $(OUT)/laptop-x86/report.html   Bundle: $(OUT)/laptop-x86/bundle"
 	@echo "Ask it yourself: $(RUN)/python $(APP)/ask.py \"Where is Timbuktu ?\""
+
+demo-generate:
+	@scripts/setup.sh generate
+	[ -f $(VOICE)/data/train.jsonl ] || $(RUN)/python $(VOICE)/make_data.py
+	$(RUN)/edgedistill compile $(VOICE)/recipe.toml --out out/voice-commands
+	$(RUN)/edgedistill verify $(SAID)/bundle
+	$(RUN)/python $(VOICE)/ask.py --bundle $(SAID)/bundle "turn the kitchen lights to 40 percent" "please switch off the heater in the garage"
+	@echo
+	@echo "Report: $(SAID)/report.html   Bundle: $(SAID)/bundle"
 
 test:
 	@scripts/setup.sh tests

@@ -73,6 +73,8 @@ def compile(
         _json([_outcome_json(outcome) for outcome in outcomes])
     for outcome in outcomes if not as_json else []:
         _table(outcome.report, outcome.choice)
+        if any(variant.writing for variant in outcome.report.variants):
+            _writing(outcome.report)
         _delivered(outcome)
     raise typer.Exit(_exit_code([outcome.choice.state for outcome in outcomes]))
 
@@ -140,8 +142,16 @@ def bench(
 
 
 @app.command()
-def verify(bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")], as_json: AsJson = False) -> None:
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    everywhere: Annotated[
+        bool, typer.Option("--everywhere", help="On every kind of processor that can be had from here: x86, ARM, WebAssembly, Node.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Check a bundle's digests and golden vectors on the runtime. Needs no torch: CI on a device calls this."""
+    if everywhere:
+        return _everywhere_agrees(bundle, as_json)
     from edgedistill.stages.verify import summary
     from edgedistill.stages.verify import verify as check
 
@@ -151,6 +161,24 @@ def verify(bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
     else:
         print(summary(result))
     raise typer.Exit(0 if result.good else 1)
+
+
+def _everywhere_agrees(bundle: Path, as_json: bool) -> None:
+    from rich.table import Table
+
+    from edgedistill.stages import agree
+
+    with _progress():
+        places = agree.agree(bundle)
+    if as_json:
+        _json({"places": agree.as_json(places), "verdict": agree.verdict(places)})
+    else:
+        table = Table("where", "equal", "largest logit difference", "first that differs, or what is missing")
+        for row in agree.rows(places):
+            table.add_row(*row)
+        _console().print(table)
+        _console().print(agree.verdict(places))
+    raise typer.Exit(0 if all(place.result is None or place.result.good for place in places) else 1)
 
 
 @app.command()
@@ -434,6 +462,28 @@ def _table(report: Report, choice: Choice) -> None:
     _console().print(table)
 
 
+def _writing(report: Report) -> None:
+    """What is to be said of answers that are written, token by token."""
+    from rich.table import Table
+
+    from edgedistill.report import further, speed
+
+    table = Table(title="Answers as they are written")
+    figures = list(dict.fromkeys(name for variant in report.variants for name in variant.further))
+    for name in ("variant", "first token ms, p50", "p90", "prompt tokens/s", "tokens/s", "tokens an answer", *figures):
+        table.add_column(name, justify="left" if name == "variant" else "right")
+    for variant in report.variants:
+        fast, found = speed(variant), further(report, variant)
+        numbers = (
+            (fast.first_ms["p50"], fast.first_ms["p90"], fast.prompt_tokens_a_second, fast.tokens_a_second, fast.tokens_an_answer)
+            if fast
+            else ()
+        )
+        shown = [f"{number:.1f}" for number in numbers] or ["–"] * 5
+        table.add_row(variant.name, *shown, *(f"{100 * found[name].value:.1f}" if name in found else "–" for name in figures))
+    _console().print(table)
+
+
 def _delivered(outcome: Outcome) -> None:
     from edgedistill.report import accuracy_difference
 
@@ -445,7 +495,11 @@ def _delivered(outcome: Outcome) -> None:
     for advice in choice.advice:
         print(advice)
     base = next(variant for variant in report.students if variant.scheme == "float")
-    words = {"control: labels alone": "Distillation gain", "control: training rows alone": "What the transfer set bought"}
+    words = {
+        "control: labels alone": "Distillation gain",
+        "control: training rows alone": "What the transfer set bought",
+        "control: fixed answers alone": "What the student's own answers bought",
+    }
     for control in (variant for variant in report.variants if variant.role == "control"):
         gain = accuracy_difference(report, base, control)
         print(f"{words.get(control.name, control.name)}: {100 * gain.value:+.1f} points [{100 * gain.low:+.1f} to {100 * gain.high:+.1f}].")

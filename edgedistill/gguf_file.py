@@ -30,7 +30,7 @@ TYPES = {
     6: ("Q5_0", 32, 22),
     7: ("Q5_1", 32, 24),
     8: ("Q8_0", 32, 34),
-    9: ("Q8_1", 32, 40),
+    9: ("Q8_1", 32, 36),
     10: ("Q2_K", 256, 84),
     11: ("Q3_K", 256, 110),
     12: ("Q4_K", 256, 144),
@@ -55,9 +55,13 @@ TYPES = {
     34: ("TQ1_0", 256, 54),
     35: ("TQ2_0", 256, 66),
     39: ("MXFP4", 32, 17),
+    40: ("NVFP4", 64, 36),
+    41: ("Q1_0", 128, 18),
+    42: ("Q2_0", 64, 18),
 }
-# What llama.cpp can tokenize with (llama-vocab.cpp); another name ends in an exception there.
-TOKENIZERS = ("bert", "gpt2", "llama", "no_vocab", "plamo2", "rwkv", "t5")
+# What is known here of llama.cpp's tokenizers (llama-vocab.cpp). It has more (plamo2, rwkv, t5): each dies on a file that lacks what it takes for granted.
+TOKENIZERS = ("bert", "gpt2", "llama", "no_vocab")
+BYTES = [f"<0x{value:02X}>" for value in range(256)]  # SentencePiece's tokens of single bytes
 
 
 @dataclass(frozen=True)
@@ -208,9 +212,21 @@ def _checked(read: Gguf) -> Gguf:
     architecture = read.facts.get("general.architecture")
     if not isinstance(architecture, str):
         raise _Wild("it does not say its architecture")
+    layers = {name.split(".")[1] for name in read.tensors if name.startswith("blk.")}
+    said = read.fact("block_count")
+    if layers != {str(layer) for layer in range(len(layers))} or said != len(layers) or isinstance(said, bool) or not layers:
+        raise _Wild(f"it says that it has {said!r} layers, and holds {len(layers)}")
+    for name in ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"):
+        value = read.fact(name)
+        if value is not None and not (isinstance(value, float) and 0 < value < 1):
+            raise _Wild(f"{architecture}.{name} is {value!r}, and must lie between 0 and 1")
+    turned, heads, width = (read.fact(name) for name in ("rope.dimension_count", "attention.head_count", "embedding_length"))
+    head = read.fact("attention.key_length") or (width // heads if isinstance(width, int) and isinstance(heads, int) and heads else 0)
+    if turned is not None and not (isinstance(turned, int) and isinstance(head, int) and 0 < turned <= head and turned % 2 == 0):
+        raise _Wild(f"it turns {turned!r} numbers of a head of {head!r}")
     model = read.facts.get("tokenizer.ggml.model")
     if model not in TOKENIZERS:
-        raise _Wild(f"llama.cpp knows no tokenizer {model!r}")
+        raise _Wild(f"its tokenizer is {model!r}, and known are {', '.join(TOKENIZERS)}")
     if model == "no_vocab":
         return read
     tokens = read.facts.get("tokenizer.ggml.tokens")
@@ -218,6 +234,8 @@ def _checked(read: Gguf) -> Gguf:
         raise _Wild("it has no list of tokens")
     if len({*tokens}) != len(tokens):
         raise _Wild("a token stands in its vocabulary twice")
+    if model == "llama" and not {*BYTES} <= {*tokens}:
+        raise _Wild("its vocabulary lacks tokens of single bytes")
     for name in ("token_type", "scores"):
         beside = read.facts.get(f"tokenizer.ggml.{name}")
         if beside is not None and (not isinstance(beside, list) or len(beside) != len(tokens)):

@@ -15,7 +15,9 @@ from edgedistill.making import Making, of_format
 from edgedistill.models import sizes_of
 from edgedistill.recipe import Member, Recipe, Student
 from edgedistill.search import Candidate, ladder, name_of, search
-from edgedistill.stages import benchmark, distill, export, probe, quantize, start
+from edgedistill.sequences import OWN_TEXT
+from edgedistill.serving import writes
+from edgedistill.stages import benchmark, distill, export, learn_to_write, probe, quantize, quantize_writer, start
 from edgedistill.store import Artifact, Keyed
 from edgedistill.target import Target
 from edgedistill.teaching import Taught, combined, labelled
@@ -41,6 +43,10 @@ class Students:
     @property
     def teacher(self) -> Artifact:
         return self.main.artifact
+
+    @property
+    def writes(self) -> bool:
+        return writes(plugins.find("tasks", self.recipe.task))
 
     def started(self, student: Student) -> Artifact:
         spec = student.start or self.recipe.student.start
@@ -75,10 +81,10 @@ class Students:
         # What is asked of one round does not depend on how many there are.
         once = recipe.distill.model_copy(update={"rounds": 1, "round_teacher": "average", "through_quantizer": "when_needed"})
         params = distill.Params(run, student, once, recipe.task, self.on.precision, recipe.seed, share, scheme)
-        watched = {"teacher": self.teacher} if needs_of(recipe.distill.losses) & TOKEN_LEVEL else {}
+        watched = {"teacher": self.teacher} if needs_of(recipe.distill.losses) & (TOKEN_LEVEL | {OWN_TEXT}) else {}
         inputs = {"prepared": self.prepared, "transfer": self.texts, "labels": labels or self.labels, "start": weights, **watched}
         inputs |= {"graphs": graphs} if graphs else {}
-        return self.on.make(distill.DISTILL, params, **inputs)
+        return self.on.make(learn_to_write.LEARN_TO_WRITE if self.writes else distill.DISTILL, params, **inputs)
 
     def further_rounds(self, student: Student, weights: Keyed, finished: Artifact) -> Artifact:
         """Self-distillation: the student just finished teaches the next, which starts from the same weights."""
@@ -98,6 +104,12 @@ class Students:
             model=model,
         )
 
+    def quantized_teacher(self, graphs: Keyed, scheme: str) -> Artifact:
+        """The teacher by a scheme, with nothing kept in float: what the student's speed and size are fairly held against."""
+        params = quantize.Params(scheme, self.recipe.student.max_tokens, self.recipe.seed, task=self.recipe.task)
+        known: dict[str, Keyed] = {"prepared": self.prepared, "transfer": self.texts, "labels": self.labels}
+        return self.on.make(of_format(quantize_writer.QUANTIZE, "gguf"), params, **known, graphs=graphs)
+
     def probed(self, graphs: Keyed, target: Target) -> Artifact:
         device = target.model_dump(mode="json", exclude={"budget"})  # another budget is no reason to measure again
         params = probe.Params(self.recipe.task, device, self.recipe.student.max_tokens, benchmark.this_machine(), self.recipe.seed)
@@ -113,7 +125,7 @@ class Students:
         known: dict[str, Keyed] = {"prepared": self.prepared, "transfer": self.texts, "labels": self.labels}
         params = quantize.Params(scheme, self.recipe.student.max_tokens, self.recipe.seed, task=self.recipe.task)
         quantizer = plugins.find("quantizers", scheme)
-        stage = of_format(quantize.QUANTIZE, quantizer.FORMAT)
+        stage = of_format(quantize_writer.QUANTIZE if self.writes else quantize.QUANTIZE, quantizer.FORMAT)
         allowed = QUANTIZATION_SHARE * (budget.accuracy_drop or 0.02)
         ways: list[dict[str, Keyed]] = [{"graphs": graphs}]
         binary = self.on.make(stage, params, **known, **ways[0])

@@ -96,7 +96,7 @@ def shell(limits: Limits) -> str:
     if limits.cpu_quota is not None:
         raise StageError("a processor quota is held on this machine alone.", where="target: limits.cpu_quota", write="Leave it out.")
     memory = f"ulimit -d {int(limits.memory_mb * 1e6) // 1024} && " if limits.memory_mb is not None else ""
-    cores = f"taskset -c 0-{limits.cores - 1} " if limits.cores is not None else ""
+    cores = f"taskset {(1 << limits.cores) - 1:x} " if limits.cores is not None else ""  # a mask: toybox knows nothing else
     return f"{memory}exec {cores}"
 
 

@@ -29,7 +29,7 @@ FILE_TYPES = {
     "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K_S": 11, "Q3_K_M": 12, "Q3_K_L": 13,
     "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_S": 16, "Q5_K_M": 17, "Q6_K": 18, "IQ2_XXS": 19, "IQ2_XS": 20, "Q2_K_S": 21, "IQ3_XS": 22,
     "IQ3_XXS": 23, "IQ1_S": 24, "IQ4_NL": 25, "IQ3_S": 26, "IQ3_M": 27, "IQ2_S": 28, "IQ2_M": 29, "IQ4_XS": 30, "IQ1_M": 31, "BF16": 32,
-    "TQ1_0": 36, "TQ2_0": 37,
+    "TQ1_0": 36, "TQ2_0": 37, "Q1_0": 40, "Q2_0": 41,
 }  # fmt: skip
 
 
@@ -70,8 +70,9 @@ class Opened:
         return values
 
 
-def open_file(path: Path, max_tokens: int = 0, threads: int = 1, *, vocabulary_only: bool = False) -> Opened:
+def open_file(path: Path, max_tokens: int = 0, threads: int = 1, *, vocabulary_only: bool = False, watch: Any = None) -> Opened:
     """Load a GGUF. max_tokens: the longest text. threads: of llama.cpp's pool; it is ended when the last reference goes.
+    watch: a callback of llama.cpp's scheduler that sees each operation; the caller keeps it alive.
 
     Raises InputError for a file that is not whole or whose context is shorter, MissingExtraError without llama-cpp-python.
     """
@@ -86,7 +87,7 @@ def open_file(path: Path, max_tokens: int = 0, threads: int = 1, *, vocabulary_o
     wish.n_gpu_layers = 0
     model = lib.llama_model_load_from_file(str(path).encode(), wish)
     if not model:
-        raise InputError("llama.cpp cannot load this file.", where=str(path), write=f"Its last words: {_last_words()}")
+        raise InputError("llama.cpp cannot load this file.", where=str(path), write=f"Its last words: {last_words()}")
     context = None
     if not vocabulary_only:
         asked = lib.llama_context_default_params()
@@ -95,10 +96,12 @@ def open_file(path: Path, max_tokens: int = 0, threads: int = 1, *, vocabulary_o
         asked.n_seq_max = 1
         asked.n_threads = asked.n_threads_batch = threads
         asked.embeddings = True
+        if watch is not None:
+            asked.cb_eval = watch
         context = lib.llama_init_from_model(model, asked)
         if not context:
             lib.llama_model_free(model)
-            raise StageError(f"llama.cpp could not make room for {max_tokens} tokens: {_last_words()}", where=str(path))
+            raise StageError(f"llama.cpp could not make room for {max_tokens} tokens: {last_words()}", where=str(path))
     pooled = context is not None and lib.llama_pooling_type(context) == RANK
     wide = lib.llama_model_n_cls_out(model) if pooled else lib.llama_model_n_embd(model)
     opened = Opened(header, model, lib.llama_model_get_vocab(model), context, max_tokens, int(wide))
@@ -112,8 +115,17 @@ def _close(lib: Any, model: Any, context: Any) -> None:
     lib.llama_model_free(model)
 
 
-def quantize(source: Path, out: Path, file_type: str, *, tensors: Mapping[str, str] | None = None, threads: int = 1) -> None:
+def quantize(
+    source: Path,
+    out: Path,
+    file_type: str,
+    *,
+    tensors: Mapping[str, str] | None = None,
+    importance: Mapping[str, npt.NDArray[np.float32]] | None = None,
+    threads: int = 1,
+) -> None:
     """Write `source`, a float GGUF, as `file_type` ("Q8_0", "Q4_K_M", …). tensors: name → type of its own, over what the file type says.
+    importance: name → weight of each column's error (gguf_importance.py).
 
     Row widths that a type cannot divide get another type from llama.cpp; `types_of` tells which. Raises StageError when llama.cpp refuses.
     """
@@ -127,8 +139,16 @@ def quantize(source: Path, out: Path, file_type: str, *, tensors: Mapping[str, s
         own[place].pattern, own[place].type = f"^{name.replace('.', '[.]')}$".encode(), _tensor_type(kind)
     if names:
         wish.tt_overrides = ctypes.cast(own, type(wish.tt_overrides))
+    # The matrices, ended by an entry without a name. `weights` keeps their numbers alive until llama.cpp is done.
+    weights = {name: np.ascontiguousarray(values, np.float32) for name, values in sorted((importance or {}).items())}
+    matrices = (lib.llama_model_imatrix_data * (len(weights) + 1))()
+    for place, (name, values) in enumerate(weights.items()):
+        matrices[place].name, matrices[place].size = name.encode(), values.size
+        matrices[place].data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+    if weights:
+        wish.imatrix = ctypes.cast(matrices, type(wish.imatrix))
     if lib.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(wish)):
-        raise StageError(f"llama.cpp could not quantize to {file_type}: {_last_words()}", where=str(source))
+        raise StageError(f"llama.cpp could not quantize to {file_type}: {last_words()}", where=str(source))
 
 
 def _tensor_type(name: str) -> int:
@@ -164,5 +184,5 @@ def _make_listener() -> Any:
 _listen = _make_listener()
 
 
-def _last_words() -> str:
+def last_words() -> str:
     return _SAID[-1] if _SAID else "it said nothing."

@@ -55,6 +55,9 @@ MACHINES = {
     ),
     "x86_64": Machine("manylinux_2_28_x86_64", "5a34fc4dfeb5a7b4a74c95dcba1e773d722abda720b474edf1b0c419dc6d163d", "g++", "g++"),
 }
+# What the runner and ONNX Runtime need of the system, the loader first: for systems that have another C library (Android).
+C_LIBRARIES = ("libc.so.6", "libm.so.6", "libdl.so.2", "librt.so.1", "libpthread.so.0", "libstdc++.so.6", "libgcc_s.so.1")
+LOADERS = {"aarch64": "ld-linux-aarch64.so.1", "x86_64": "ld-linux-x86-64.so.2"}
 TASKS = frozenset({"classify", "multi_label", "score", "embed"})  # that the runner answers
 JSON_DIGEST = "5f6132720fb25d0d70bf0742f8397b49a540dcc193e7312a914f6aa49f054810"
 
@@ -142,6 +145,18 @@ def counting_plugin() -> Path:
             _run([compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-o", f"{scratch}/count.so", str(source)])
             Path(scratch, "count.so").replace(place)
     return place
+
+
+def c_libraries(machine: str) -> list[Path]:
+    """The loader and the C library that the runner was built with, as files of this machine. Raises StageError when the compiler has none."""
+    names = (LOADERS[machine], *C_LIBRARIES)
+    ask = [MACHINES[machine].compiler, *(f"-print-file-name={name}" for name in names)]
+    if shutil.which(ask[0]) is None:
+        raise StageError(f"{ask[0]} is missing. Run: sudo apt-get install {MACHINES[machine].package}")
+    found = [Path(subprocess.run([ask[0], option], capture_output=True, text=True, check=True).stdout.strip()) for option in ask[1:]]
+    if missing := [path.name for path in found if not path.is_file()]:
+        raise StageError(f"{ask[0]} has no {missing[0]}.", write=f"Run: sudo apt-get install {MACHINES[machine].package}")
+    return found
 
 
 def onnxruntime_folder(machine: str, out: Path) -> Path:

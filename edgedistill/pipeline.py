@@ -10,11 +10,14 @@ from typing import Any, Literal
 
 from edgedistill import plugins
 from edgedistill.errors import InputError, TargetError
+from edgedistill.features import needs_of
 from edgedistill.learning import Students, as_asked, searched
 from edgedistill.making import Make, Making, making, of_format
 from edgedistill.recipe import Recipe, Transfer
 from edgedistill.report import Report, read_report
 from edgedistill.search import name_of
+from edgedistill.sequences import OWN_TEXT
+from edgedistill.serving import writes
 from edgedistill.sources import Source, home
 from edgedistill.stages import benchmark, bundle, coverage, distill, embed, foretell, page, prepare, select, transfer
 from edgedistill.store import Artifact, Keyed, Stage, Store
@@ -48,7 +51,7 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
     teachers = [taught(on, member, where, prepared) for where, member in recipe.teacher.members()]
     teacher = teachers[0].artifact
     # Whose vectors say which words and which texts are alike. A teacher that can only be run has none, and a student has a start then.
-    encoder = teachers[0].model if teachable(recipe) else on.source(recipe.student.start or "", "student.start")
+    encoder = (teachers[0].before or teachers[0].model) if teachable(recipe) else on.source(recipe.student.start or "", "student.start")
     texts = make(
         transfer.TRANSFER,
         transfer.Params(_pool(recipe), recipe.data.near_duplicate, recipe.seed, recipe.data.slices),
@@ -80,6 +83,10 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
         results |= binaries
         if until in ("benchmark", "select", "bundle"):
             entries, files = _entries(graphs, binaries, recipe)
+            if base.writes and "gguf_q8_0" in binaries:
+                small = base.quantized_teacher(graphs["teacher"], "gguf_q8_0")
+                entries = (entries[0], benchmark.Entry("teacher_q8_0", "teacher q8_0", "teacher", "gguf_q8_0"), *entries[1:])
+                files |= {"teacher_q8_0_model": small, "teacher_q8_0_graphs": graphs["teacher"]}
             facts: dict[str, Any] = {
                 "name": recipe.name,
                 "task": recipe.task,
@@ -137,6 +144,8 @@ def _controls(recipe: Recipe) -> list[distill.Run]:
     """The students that prove what each part bought. Without labels there is none of labels alone."""
     if not recipe.distill.control:
         return []
+    if writes(plugins.find("tasks", recipe.task)):
+        return ["labels", "off_policy"] if OWN_TEXT in needs_of(recipe.distill.losses) else ["labels"]
     return ["labels", "train_rows"] if recipe.data.labelled else ["train_rows"]
 
 
@@ -240,7 +249,11 @@ def _entries(
     graphs: dict[str, Artifact], binaries: dict[str, Artifact], recipe: Recipe
 ) -> tuple[tuple[benchmark.Entry, ...], dict[str, Keyed]]:
     """What is benchmarked, and the folders of its files."""
-    names = {"labels": "control: labels alone", "train_rows": "control: training rows alone"}
+    names = {
+        "labels": "control: labels alone",
+        "train_rows": "control: training rows alone",
+        "off_policy": "control: fixed answers alone",
+    }
     scheme = "float" if teachable(recipe) else "as it is" if runs_here(recipe) else "behind its API"
     entries = [
         benchmark.Entry("teacher", f"teacher {scheme}", "teacher", scheme),
@@ -297,6 +310,12 @@ def _reachable(targets: Sequence[Target]) -> None:
 def _answered(on: Making, targets: Sequence[Target]) -> None:
     """Raises TargetError when what runs on a target cannot answer the task, or read the student's tokenizer: before hours are spent, too."""
     for target in targets:
+        if writes(plugins.find("tasks", on.recipe.task)) and not hasattr(plugins.find("runtimes", target.runtime), "open_writer"):
+            raise TargetError(
+                f"its runtime {target.runtime} writes no answers, and task {on.recipe.task} wants one.",
+                where=target.name,
+                write='Take a target whose runtime is "llama_cpp", such as laptop-x86-llama.',
+            )
         refuses = getattr(plugins.find("links", target.link.kind), "refuses", None)
         if refuses is None:
             continue

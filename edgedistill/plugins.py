@@ -1,7 +1,7 @@
 """One file a plugin: what stands in `edgedistill/<folder>/`, and what outside packages register as `edgedistill.<folder>`.
 
 A plugin is a module. What it must hold is said in the docstring of the folder's `__init__.py`; one parametrized test per folder holds every
-file to it.
+file to it. A file of FAMILIES makes many plugins that differ in a name alone: its `NAMES`, each given by its `named(name)`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,17 @@ from edgedistill.errors import RecipeError, missing_extra, nearest
 
 FOLDERS = ("tasks", "teachers", "students", "losses", "exporters", "quantizers", "runtimes", "links")
 
+FAMILIES = {"quantizers": ("gguf",)}
+
 
 def names(folder: str) -> list[str]:
-    """The names of all plugins of a folder, ours and registered ones, sorted. Imports none of them."""
-    return sorted({*_own(folder), *_registered(folder)})
+    """The names of all plugins of a folder, ours and registered ones, sorted. Imports none of them but families."""
+    return sorted({*_own(folder), *_made(folder), *_registered(folder)})
+
+
+def made_by_a_family(folder: str, name: str) -> bool:
+    """Whether a plugin is one of the many that one file makes."""
+    return name in _made(folder)
 
 
 def find(folder: str, name: str, *, where: str = "") -> ModuleType:
@@ -30,6 +37,8 @@ def find(folder: str, name: str, *, where: str = "") -> ModuleType:
     try:
         if name in _own(folder):
             return importlib.import_module(f"edgedistill.{folder}.{name}")
+        if name in _made(folder):
+            return _made(folder)[name].named(name)  # type: ignore[no-any-return]  # what stands for a module
         registered = _registered(folder)
         if name in registered:
             return registered[name].load()  # type: ignore[no-any-return]  # entry points are untyped
@@ -45,7 +54,14 @@ def _singular(folder: str) -> str:
 @cache
 def _own(folder: str) -> tuple[str, ...]:
     package = importlib.import_module(f"edgedistill.{folder}")
-    return tuple(info.name for info in pkgutil.iter_modules(package.__path__))
+    return tuple(info.name for info in pkgutil.iter_modules(package.__path__) if info.name not in FAMILIES.get(folder, ()))
+
+
+@cache
+def _made(folder: str) -> dict[str, ModuleType]:
+    """The name of each plugin that a family makes → the family."""
+    families = [importlib.import_module(f"edgedistill.{folder}.{family}") for family in FAMILIES.get(folder, ())]
+    return {name: family for family in families for name in family.NAMES}
 
 
 @cache

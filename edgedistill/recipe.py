@@ -16,6 +16,9 @@ from edgedistill.settings import Section, explain, read_toml
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 
+CHAT_ML = "<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+
+
 class SliceByColumn(Section):
     """The rows in which `column` holds `value`."""
 
@@ -40,6 +43,11 @@ class Data(Section):
         le=4096,
         description="task embed: numbers in the student's vector; else as many as in the teacher's",
         exclude_if=lambda dimensions: dimensions is None,  # rows prepared before there was this option keep their key
+    )
+    prompt: str = Field(
+        CHAT_ML,
+        description="task generate: how a text is put to the model, {text} in its place; else ChatML, as most small chat models read it",
+        exclude_if=lambda prompt: prompt == CHAT_ML,  # rows prepared before there was this option keep their key
     )
     classes: dict[str, str | list[str]] = Field(
         default_factory=dict,
@@ -73,6 +81,13 @@ class Data(Section):
             raise ValueError("the pattern needs named groups, such as (?P<label>\\w+) (?P<text>.*)")
         return pattern
 
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_has_a_place(cls, prompt: str) -> str:
+        if prompt.count("{text}") != 1:
+            raise ValueError("the prompt needs the text's place, {text}, once")
+        return prompt
+
     @field_validator("slices")
     @classmethod
     def _slices_compile(cls, slices: dict[str, str | SliceByColumn]) -> dict[str, str | SliceByColumn]:
@@ -94,6 +109,12 @@ class Teacher(Section):
     epochs: int = Field(8, gt=0, description="passes over the training rows")
     learning_rate: float = Field(2e-4, gt=0, description="peak learning rate of AdamW")
     batch_size: int = Field(32, gt=0, description="rows a step")
+    layers: int | None = Field(
+        None,
+        ge=1,
+        description="kind causal_lm: only so many of its layers, the first ones and the last, learn the task; for a machine that cannot train all",
+        exclude_if=lambda layers: layers is None,
+    )
     below_floor: Literal["stop", "accept"] = Field("stop", description="what to do when TF-IDF with a linear SVM beats the teacher")
     calls: int | None = Field(
         None,
@@ -317,6 +338,29 @@ class Recipe(Section):
             raise ValueError(f'data.classes makes one class a row, which is for task = "classify", not "{self.task}"')
         if isinstance(self.data.label, list) and self.task != "score":
             raise ValueError(f'several label columns are for task = "score", not "{self.task}"; name one with data.label')
+        return self
+
+    @model_validator(mode="after")
+    def _what_writes_goes_together(self) -> Recipe:
+        writes = hasattr(plugins.find("tasks", self.task), "written")
+        for where, member in self.teacher.members():
+            if getattr(plugins.find("teachers", member.kind), "WRITES", False) != writes:
+                raise ValueError(
+                    f'task "{self.task}" needs a teacher that writes, and kind "{member.kind}" does not; write {where}.kind = "causal_lm"'
+                    if writes
+                    else f'a teacher of kind "{member.kind}" writes its answers, which is for task = "generate", not "{self.task}"'
+                )
+            if member.layers is not None and not writes:
+                raise ValueError(f'{where}.layers cuts a teacher that writes, which is for task = "generate", not "{self.task}"')
+            if writes and (member.load != "float32" or member.fine_tune == "never"):
+                option = f'load = "{member.load}"' if member.load != "float32" else 'fine_tune = "never"'
+                raise ValueError(f'{where}.{option} is not there for kind "{member.kind}": it is taught, in float32; leave it out')
+        if writes and self.student.family == "auto":
+            raise ValueError(f'a search is not there for task "{self.task}"; write family = "decoder" and its layers under [student]')
+        known = {"labels", "teacher_top", "teacher_text", "own_text"}
+        for loss in self.distill.losses if writes else ():
+            if not known >= plugins.find("losses", loss["kind"]).NEEDS:
+                raise ValueError(f'the loss {loss["kind"]} is not for answers that are written; write kind = "forward_kl", or "on_policy"')
         return self
 
     @model_validator(mode="after")

@@ -44,6 +44,21 @@ class Timings(_Stored):
         return np.asarray(np.sum([self.tokenize_ns, self.model_ns, self.decode_ns], axis=0) / 1e6)
 
 
+class Writing(_Stored):
+    """Of answers that are written, token by token: raw samples beside `Timings`, one entry an answer."""
+
+    prompt_tokens: list[int]
+    answer_tokens: list[int]  # the stop token included
+    first_ns: list[int]  # from the prompt's ids to the first token
+
+
+class Gains(_Stored):
+    """A further figure of quality, as a ratio of sums over the test rows."""
+
+    gained: list[float]
+    possible: list[float]
+
+
 class Variant(_Stored):
     """One binary: what it answered on the test rows and what that cost."""
 
@@ -58,6 +73,8 @@ class Variant(_Stored):
     confidence: list[float] = []  # probability of the answer, where the task has one
     gained: list[float] | None = None  # of each row; None: 1 where the answer equals the expected one, else 0
     possible: list[float] | None = None  # what a perfect answer to each row would have gained; None: 1 for every row
+    further: dict[str, Gains] = {}  # beside the metric, where the task has more: name → raw figures of each row
+    writing: Writing | None = None  # of the "real" timings, where answers are written
     timings: dict[str, Timings] = {}  # "real" for the test rows as they come, "16", "32", "128" for fixed token counts
     cold_start_ms: list[float] = []  # process start to first answer, one a process
     load_ms: list[float] = []  # model file to ready session
@@ -444,6 +461,40 @@ def speed_up(variant: Variant, base: Variant) -> float | None:
     return float(np.median(base.timings["real"].total_ms()) / np.median(variant.timings["real"].total_ms()))
 
 
+def further(report: Report, variant: Variant) -> dict[str, Figure]:
+    """The figures of quality beside the metric."""
+    return {
+        name: ratio_figure(np.asarray(one.gained), np.asarray(one.possible), report.seed) for name, one in sorted(variant.further.items())
+    }
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast answers are written. first_ms: p50, p90, p99 of the time to the first token, tokenizing included; the others: medians over answers."""
+
+    first_ms: dict[str, float]
+    prompt_tokens_a_second: float
+    tokens_a_second: float  # behind the first
+    tokens_an_answer: float
+
+
+def speed(variant: Variant) -> Speed | None:
+    """From the raw samples; None where answers are not written or not timed."""
+    writing, timings = variant.writing, variant.timings.get("real")
+    if writing is None or timings is None or not writing.first_ns:
+        return None
+    first, whole = np.asarray(writing.first_ns, float), np.asarray(timings.model_ns, float)
+    prompt, answer = np.asarray(writing.prompt_tokens), np.asarray(writing.answer_tokens)
+    several = answer > 1
+    to_first = (np.asarray(timings.tokenize_ns) + first) / 1e6
+    return Speed(
+        {f"p{share}": float(np.quantile(to_first, share / 100)) for share in (50, 90, 99)},
+        float(np.median(prompt / first) * 1e9),
+        float(np.median((answer[several] - 1) / (whole - first)[several]) * 1e9) if several.any() else math.nan,
+        float(answer.mean()),
+    )
+
+
 def summary(report: Report) -> list[dict[str, Any]]:
     """What `--json` and the page show of each variant: figures computed afresh from the raw samples, plain values."""
     rows = []
@@ -471,6 +522,10 @@ def summary(report: Report) -> list[dict[str, Any]]:
         }
         for kind, timings in variant.timings.items():
             row[f"ms_{kind}"] = {f"p{share * 100:.0f}": vars(percentile_ms(timings, share)) for share in (0.5, 0.9, 0.99)}
+        if figures := further(report, variant):
+            row["further"] = {name: vars(figure) for name, figure in figures.items()}
+        if fast := speed(variant):
+            row["writing"] = vars(fast)
         if types := by_type(report, variant):
             row["types"] = [
                 {"name": one.name, "expected": one.expected, "answered": one.answered, "right": one.right}

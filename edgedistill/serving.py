@@ -27,7 +27,39 @@ class Model(Protocol):
         """Logits of one text, float32 [outputs], or [tokens, outputs] where the model answers token by token."""
 
 
+class Writer(Protocol):
+    """What a runtime's `open_writer` gives, for tasks whose answer is written."""
+
+    def encode(self, text: str, tokens: int | None = None) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of the whole prompt and where each stands in the text."""
+
+    def write(self, prompt: Sequence[int], constrained: bool = True) -> Any:
+        """What is written behind a prompt: an object with text, ids, scores, first_ns and rest_ns. constrained: under the task's grammar."""
+
+
 Open = Callable[[Path, Path, int, int], Model]
+OpenWriter = Callable[[Path, Path, int, int, dict[str, Any]], Writer]
+
+
+def writes(task: Any) -> bool:
+    """Whether the answer to a task is written token by token."""
+    return hasattr(task, "written")
+
+
+def open_for(task: Any, runtime: Any, model: Path, tokenizer: Path, max_tokens: int, threads: int, settings: dict[str, Any]) -> Any:
+    """A model opened as its task needs it: for its logits, or to write. runtime: a plugin of runtimes/."""
+    if writes(task):
+        return runtime.open_writer(model, tokenizer, max_tokens, threads, settings)
+    return runtime.open_model(model, tokenizer, max_tokens, threads)
+
+
+def given(task: Any, model: Any, ids: list[int]) -> tuple[Any, Any]:
+    """What `task.answer` takes for one text, and the numbers that a golden vector keeps of it: logits, or the score of each token written."""
+    if writes(task):
+        said = model.write(ids)
+        return said, list(said.scores)
+    logits = model.logits(ids)
+    return logits, logits
 
 
 def open_tokenizer(file: Path, max_tokens: int) -> Any:
@@ -68,45 +100,66 @@ def peak_bytes() -> int:
 
 
 def measure(
-    model: Model, answer: Any, settings: dict[str, Any], texts: list[str], tokens: int | None = None, wants: Sequence[str] = ()
+    model: Any,
+    task: Any,
+    settings: dict[str, Any],
+    texts: list[str],
+    tokens: int | None = None,
+    wants: Sequence[str] = (),
+    constrained: bool = True,
 ) -> dict[str, Any]:
-    """Answer each text alone, as an app would, and time its three parts, nanoseconds."""
+    """Answer each text alone, as an app would, and time its three parts, nanoseconds.
+
+    Of answers that are written also how many tokens the prompt and the answer have, and when the first one was there.
+    """
     times: dict[str, list[int]] = {"tokenize_ns": [], "model_ns": [], "decode_ns": []}
+    if writes(task):
+        times |= {"prompt_tokens": [], "answer_tokens": [], "first_ns": []}
     found: dict[str, list[Any]] = {name: [] for name in wants}
     for text in texts:
         start = perf_counter_ns()
         ids, offsets = model.encode(text, tokens)
         tokenized = perf_counter_ns()
-        logits = model.logits(ids)
+        output = model.write(ids, constrained) if writes(task) else model.logits(ids)
         ran = perf_counter_ns()
-        said = answer(logits, settings, text, offsets)
+        said = task.answer(output, settings, text, offsets)
         done = perf_counter_ns()
-        for name, spent in zip(times, (tokenized - start, ran - tokenized, done - ran), strict=True):
-            times[name].append(spent)
+        spent = [tokenized - start, ran - tokenized, done - ran]
+        if writes(task):
+            spent += [len(ids), len(output.ids), output.first_ns]
+        for name, value in zip(times, spent, strict=True):
+            times[name].append(value)
         for name in wants:
-            found[name].append(said if name == "answers" else logits.tolist() if name == "logits" else ids)
+            numbers = list(output.scores) if writes(task) else output.tolist() if name == "logits" else None
+            found[name].append(said if name == "answers" else numbers if name == "logits" else ids)
     return {**times, **found, "peak_bytes": peak_bytes()}
 
 
-def serve(open_model: Open, needs: Callable[[], None]) -> None:
-    """Be a runner: lines in, lines out, until the input ends. needs: imports what any model of this runtime needs, counted into the baseline."""
+def serve(open_model: Open, needs: Callable[[], None], open_writer: OpenWriter | None = None) -> None:
+    """Be a runner: lines in, lines out, until the input ends. needs: imports what any model of this runtime needs, counted into the baseline.
+
+    open_writer: of a runtime that can run decoders.
+    """
     try:
-        _serve(open_model, needs)
+        _serve(open_model, needs, open_writer)
     except Exception as problem:
         _say({"error": f"{type(problem).__name__}: {problem}"})
         sys.exit(1)
 
 
-def _serve(open_model: Open, needs: Callable[[], None]) -> None:
+def _serve(open_model: Open, needs: Callable[[], None], open_writer: OpenWriter | None) -> None:
     from edgedistill.plugins import find
 
     hello = json.loads(sys.stdin.readline())
-    answer = find("tasks", hello["task"]).answer
+    task = find("tasks", hello["task"])
     needs()
     baseline, begin = peak_bytes(), perf_counter_ns()
-    model = open_model(Path(hello["model"]), Path(hello["tokenizer"]), hello["max_tokens"], hello["threads"])
+    asked = (Path(hello["model"]), Path(hello["tokenizer"]), hello["max_tokens"], hello["threads"])
+    if writes(task) and open_writer is None:
+        raise ValueError(f"this runtime writes no answers, and the task {hello['task']} wants one")
+    model = open_writer(*asked, hello["settings"]) if open_writer and writes(task) else open_model(*asked)
     loaded = perf_counter_ns()
-    measure(model, answer, hello["settings"], [hello["first_text"]])
+    measure(model, task, hello["settings"], [hello["first_text"]])
     cold = monotonic_ns() - hello["started_ns"]
     _say({"load_ms": (loaded - begin) / 1e6, "cold_start_ms": cold / 1e6, "baseline_bytes": baseline, "peak_bytes": peak_bytes()})
     for line in sys.stdin:
@@ -114,7 +167,8 @@ def _serve(open_model: Open, needs: Callable[[], None]) -> None:
         if "loop" in request:
             _say({"loop_ns": [_loop_ns() for _ in range(request["loop"])]})
             continue
-        _say(measure(model, answer, hello["settings"], request["texts"], request.get("tokens"), request.get("wants", ())))
+        options = {name: request[name] for name in ("tokens", "wants", "constrained") if name in request}
+        _say(measure(model, task, hello["settings"], request["texts"], **options))
 
 
 def _loop_ns() -> int:

@@ -11,19 +11,24 @@ from edgedistill.errors import RecipeError
 from edgedistill.features import EMBEDDING, needs_of
 from edgedistill.making import Making
 from edgedistill.recipe import Member, Recipe, Rule, alone
+from edgedistill.serving import writes
 from edgedistill.sources import Source
-from edgedistill.stages import ask, combine, teach
+from edgedistill.stages import ask, combine, teach, write
 from edgedistill.store import Artifact, Keyed
 
 
 @dataclass(frozen=True)
 class Taught:
-    """A teacher that knows the task: what the recipe says of it, its artifact, its source and its terms."""
+    """A teacher that knows the task: what the recipe says of it, its artifact, its source and its terms.
+
+    before: the folder of the model before it was taught, where that is not the source as it is.
+    """
 
     member: Member
     artifact: Artifact
     model: Source
     terms: dict[str, str]
+    before: Keyed | None = None
 
 
 def taught(on: Making, member: Member, where: str, prepared: Keyed) -> Taught:
@@ -32,6 +37,9 @@ def taught(on: Making, member: Member, where: str, prepared: Keyed) -> Taught:
     terms = teach.check_terms(member, model.path, f"{where}.license")
     own, low = alone(member), teach.lowbit(member)
     params = teach.FineTuneParams(own, recipe.task, recipe.student.max_tokens, on.precision, recipe.seed, low)
+    if writes(plugins.find("tasks", recipe.task)):
+        before = on.make(write.UNPACK, write.UnpackParams(member.kind, recipe.task, member.layers), model=model)
+        return Taught(member, on.make(write.TEACH, params, prepared=prepared, model=before), model, terms, before)
     artifact = on.make(teach.FINE_TUNE, params, prepared=prepared, model=model)
     if (artifact.path / "facts.json").is_file():
         teach.check_floor(json.loads((artifact.path / "facts.json").read_text()), member, where)
@@ -46,7 +54,13 @@ def soft_labels(on: Making, teachers: Sequence[Taught], prepared: Keyed, texts: 
     recipe, first = on.recipe, teachers[0].member
     task = plugins.find("tasks", recipe.task)
     answers = (
-        "which answers word by word" if hasattr(task, "positions") else "whose answers are vectors" if hasattr(task, "together") else ""
+        "which answers word by word"
+        if hasattr(task, "positions")
+        else "whose answers are vectors"
+        if hasattr(task, "together")
+        else "whose answers are written"
+        if writes(task)
+        else ""
     )
     if answers and (first.calls is not None or len(teachers) > 1 or recipe.distill.rounds > 1):
         raise RecipeError(
@@ -77,6 +91,10 @@ def soft_labels(on: Making, teachers: Sequence[Taught], prepared: Keyed, texts: 
 
 def labelled(on: Making, one: Taught, embeddings: bool, **inputs: Keyed) -> Artifact:
     """One teacher's soft labels of the transfer set."""
+    if writes(plugins.find("tasks", on.recipe.task)):
+        every = "teacher_text" in needs_of(on.recipe.distill.losses)
+        own, most = alone(one.member), on.recipe.student.max_tokens
+        return on.make(write.LABEL, write.WriteParams(own, on.recipe.task, most, on.precision, every=every), teacher=one.artifact, **inputs)
     params = teach.EmbeddingLabelParams if embeddings else teach.LabelParams
     asked = params(alone(one.member), on.recipe.task, on.recipe.student.max_tokens, on.precision, teach.lowbit(one.member))
     return on.make(teach.LABEL, asked, teacher=one.artifact, **inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -28,7 +29,12 @@ def documents() -> dict[str, str]:
         parts += [f"## {verb}", "", "```", text, "```", ""]
     parts += ["# The plugins", ""]
     for folder in plugins.FOLDERS:
+        for family in plugins.FAMILIES.get(folder, ()):
+            made = importlib.import_module(f"edgedistill.{folder}.{family}")
+            parts.append(f"- {(made.__doc__ or '').strip().splitlines()[0]} {', '.join(f'`{folder}/{name}`' for name in made.NAMES)}")
         for name in plugins.names(folder):
+            if plugins.made_by_a_family(folder, name):
+                continue
             first = (plugins.find(folder, name).__doc__ or "").strip().splitlines()[0]
             parts.append(f"- `{folder}/{name}`: {first}")
     parts += ["", "# The targets", ""]

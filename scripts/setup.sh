@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets up .venv with all that the demo and the tests need. Does nothing when it is up to date.
 #   scripts/setup.sh          what the demo needs
+#   scripts/setup.sh generate what `make demo-generate` needs: llama.cpp (our build: ten CPU-minutes, once) and the templates of voice commands
 #   scripts/setup.sh tests    and what the tests need: dev packages, our build of llama.cpp (ten CPU-minutes, once), and qemu-user where we may install it
 # PYTHON=python3.12 chooses the interpreter. TORCH_INDEX=URL chooses where torch comes from: on Linux the default index serves the CUDA build,
 # several gigabytes larger; the CPU index is named on pytorch.org under "Get started".
@@ -9,7 +10,8 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 venv=.venv
 extras=compile
-[ "${1:-}" = tests ] && extras=compile,lowbit,llama,api,dev
+[ "${1:-}" = generate ] && extras=compile,llama,voice
+[ "${1:-}" = tests ] && extras=compile,lowbit,llama,api,voice,dev
 stamp=$venv/.ready-$extras-$(cksum <pyproject.toml | tr ' ' -)
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
@@ -41,15 +43,18 @@ if [ "${1:-}" = tests ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; 
   # The tests run binaries on emulated processors (x86 without VNNI, 64-bit ARM), in a browser, in Node, and at the end of an ssh link.
   missing=
   for wanted in qemu-x86_64=qemu-user aarch64-linux-gnu-g++=g++-aarch64-linux-gnu g++=g++ cmake=cmake node=nodejs npm=npm \
-    chromium=chromium sshd=openssh-server; do
+    chromium=chromium sshd=openssh-server adb=adb aapt=aapt java=default-jre-headless; do
     command -v "${wanted%%=*}" >/dev/null || [ -x "/usr/sbin/${wanted%%=*}" ] || missing="$missing ${wanted#*=}"
   done
+  # Of Android: the framework's resources, and the JSON classes that every phone has.
+  [ -e /usr/share/android-framework-res/framework-res.apk ] || missing="$missing android-framework-res"
+  [ -e /usr/share/java/json-android.jar ] || missing="$missing libandroid-json-org-java"
   # shellcheck disable=SC2086  # a list of packages
   [ -z "$missing" ] || (apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing >/dev/null) ||
     echo "could not be installed:$missing; the tests that need them are skipped" >&2
 fi
-if [ "${1:-}" = tests ]; then
-  # llama.cpp for tests of GGUF. The wheel is kept in edgedistill's home, and a second run installs nothing.
+if [ "${1:-}" = tests ] || [ "${1:-}" = generate ]; then
+  # llama.cpp, for GGUF. The wheel is kept in edgedistill's home, and a second run installs nothing.
   if ! command -v c++ >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     apt-get update -qq && apt-get install -y -qq g++ >/dev/null
   fi

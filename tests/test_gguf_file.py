@@ -23,6 +23,7 @@ def write(path: Path, change: Callable[[object], None] = lambda writer: None, to
 
     writer = gguf.GGUFWriter(path, "bert")
     writer.add_context_length(64)
+    writer.add_block_count(1)
     writer.add_tokenizer_model("bert")
     writer.add_token_list(tokens)
     writer.add_token_types([3, 3, 1, 1][: len(tokens)])
@@ -30,6 +31,7 @@ def write(path: Path, change: Callable[[object], None] = lambda writer: None, to
     change(writer)
     writer.add_tensor("token_embd.weight", np.arange(rows * 32, dtype=np.float32).reshape(rows, 32))
     writer.add_tensor("token_embd_norm.weight", np.ones(32, np.float32))
+    writer.add_tensor("blk.0.attn_norm.weight", np.ones(32, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -55,13 +57,17 @@ def test_reads_what_the_library_wrote(tmp_path: Path) -> None:
     }
 
 
-def test_sizes_of_types_are_the_librarys() -> None:
+def test_sizes_of_types_are_llama_cpps() -> None:
     """A wrong block size: tensors that end where they do not."""
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+    import ctypes
 
-    for number, (name, weights, size) in TYPES.items():
-        kind = GGMLQuantizationType(number)
-        assert (kind.name, *GGML_QUANT_SIZES[kind]) == (name, weights, size)
+    from llama_cpp._ggml import libggml
+
+    libggml.ggml_type_name.restype, libggml.ggml_type_size.restype = ctypes.c_char_p, ctypes.c_size_t
+    libggml.ggml_blck_size.restype = ctypes.c_int64
+    for number, found in TYPES.items():
+        name = libggml.ggml_type_name(number).decode().upper()
+        assert (name, libggml.ggml_blck_size(number), libggml.ggml_type_size(number)) == found
 
 
 @given(st.data())
@@ -111,7 +117,28 @@ def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> 
         (None, TOKENS, 3, "it has 4 tokens and 3 rows in token_embd.weight"),
         (lambda writer: writer.add_bos_token_id(9), TOKENS, 4, "tokenizer.ggml.bos_token_id is 9, and there are 4 tokens"),
         (lambda writer: writer.add_token_scores([0.0]), TOKENS, 4, "tokenizer.ggml.scores does not fit its 4 tokens"),
-        (lambda writer: writer.add_tokenizer_model("magic"), TOKENS, 4, "llama.cpp knows no tokenizer 'magic'"),
+        (
+            lambda writer: writer.add_tokenizer_model("magic"),
+            TOKENS,
+            4,
+            "its tokenizer is 'magic', and known are bert, gpt2, llama, no_vocab",
+        ),
+        (lambda writer: writer.add_tokenizer_model("llama"), TOKENS, 4, "its vocabulary lacks tokens of single bytes"),
+        (lambda writer: writer.add_block_count(0), TOKENS, 4, "it says that it has 0 layers, and holds 1"),
+        (lambda writer: writer.add_block_count(2**31), TOKENS, 4, "it says that it has 2147483648 layers, and holds 1"),
+        (
+            lambda writer: writer.add_layer_norm_rms_eps(-1.0),
+            TOKENS,
+            4,
+            "bert.attention.layer_norm_rms_epsilon is -1.0, and must lie between 0 and 1",
+        ),
+        (
+            lambda writer: writer.add_layer_norm_eps(float("nan")),
+            TOKENS,
+            4,
+            "bert.attention.layer_norm_epsilon is nan, and must lie between 0 and 1",
+        ),
+        (lambda writer: writer.add_rope_dimension_count(7), TOKENS, 4, "it turns 7 numbers of a head of 0"),
         (lambda writer: writer.add_uint32("general.alignment", 48), TOKENS, 4, "its alignment is 48, and must be a power of two"),
     ],
 )

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import RECIPE, share_native, tickets, write_csv
+from tests.conftest import RECIPE, cpu_seconds, share_native, tickets, write_csv
 
 Write = Callable[..., Path]
 
 
-def edgedistill(*arguments: str | Path, home: Path, check: int | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def edgedistill(*arguments: str | Path, home: Path, check: int | None = None, timeout: float = 900) -> subprocess.CompletedProcess[str]:
     """The user's command in a process of its own."""
     command = [sys.executable, "-m", "edgedistill.cli", *map(str, arguments)]
     done = subprocess.run(
@@ -127,9 +127,9 @@ def test_second_compile_is_all_hits_and_the_same_bytes(run: Run) -> None:
     from edgedistill.bundle_format import digests
 
     before = digests(run.out)
-    start = time.monotonic()
+    start = cpu_seconds()
     again = edgedistill("compile", run.folder / "recipe.toml", "-o", run.folder / "out", home=run.home, check=0)
-    assert time.monotonic() - start < 15  # 5 s on a quiet machine; this one may be busy
+    assert cpu_seconds() - start < 15  # 5 s
     assert all("cached" in line for line in again.stderr.splitlines() if line.strip())
     assert digests(run.out) == before
 

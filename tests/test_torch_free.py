@@ -51,11 +51,11 @@ def test_verify_without_torch(bare_python: Path, bundle: Path, tmp_path: Path) -
     assert plain.returncode == 0 and "golden vectors equal" in plain.stdout
 
 
-def test_targets_and_template_are_in_the_wheel(bare_python: Path) -> None:
-    """An installed package that knows no target, or cannot draw its page."""
+def test_targets_template_and_apps_are_in_the_wheel(bare_python: Path) -> None:
+    """An installed package that knows no target, cannot draw its page, or has half of an app."""
     code = "import edgedistill, pathlib; p = pathlib.Path(edgedistill.__file__).parent; print(*(f.name for f in p.rglob('*')))"
     names = subprocess.run([str(bare_python), "-c", code], cwd="/", capture_output=True, text=True, check=True).stdout.split()
-    assert {"laptop-x86.toml", "page.html.j2", "py.typed"} <= set(names)
+    assert {"laptop-x86.toml", "page.html.j2", "py.typed", "app.toml", "MainActivity.kt"} <= set(names)
 
 
 def test_app_without_torch_or_edgedistill(bare_python: Path, bundle: Path, tmp_path: Path) -> None:

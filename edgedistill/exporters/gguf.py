@@ -23,11 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from edgedistill import llama
+from edgedistill import gguf_decoder, gguf_tokenizer, llama
 from edgedistill.errors import ParityError, StageError
 from edgedistill.exporters.onnx import AWKWARD, load_eager, torch_logits, write_tokenizer
+from edgedistill.gguf_tokenizer import unknown_tokenizer
+from edgedistill.models import check_folder
 from edgedistill.onnx_graph import quiet
-from edgedistill.token_parity import corpus, first_difference, told
 
 FORMAT = "gguf"
 # Of the largest logit. Both compute in float32 and differ in the order of additions and in llama.cpp's GELU, which is read from a table of float16
@@ -40,11 +41,14 @@ HEADS = ("text-classification", "sentence-similarity")
 def export(model_dir: Path, out: Path, texts: Sequence[str], max_tokens: int, task: str = "text-classification") -> dict[str, float]:
     """Write `out/model.gguf` (float32) and `out/tokenizer.json`, and give the facts of the check.
 
-    model_dir: a BERT of transformers with a head for `task`. Facts: `rows`, `error_model`, `tolerance` (unit of logits),
-    `token_texts`, how many strings both tokenizers cut alike, and `token_gaps`, how many were left out as known to differ (see `known_gap`).
-    Raises ParityError when logits or ids differ, StageError for a model that llama.cpp has no graph for.
+    model_dir: a BERT of transformers with a head for `task`; or a decoder of those that gguf_decoder.py writes, whose file is float16. Facts:
+    `rows`, `error_model`, `tolerance` (unit of logits), `token_texts`, how many strings both tokenizers cut alike, and `token_gaps`, how many were
+    left out as known to differ (see `known_gap`). Raises ParityError when logits or ids differ, StageError for a model that llama.cpp has no graph
+    for.
     """
     llama.library()
+    if check_folder(model_dir).get("model_type") in gguf_decoder.ARCHITECTURES:
+        return gguf_decoder.write_decoder(model_dir, out, texts, max_tokens=max_tokens)
     out.mkdir(parents=True, exist_ok=True)
     with quiet():
         tokenizer = write_tokenizer(model_dir, out / "tokenizer.json", texts, max_tokens)
@@ -77,22 +81,7 @@ def check_logits(out: Path, model: Any, tokenizer: Any, texts: Sequence[str], ma
 
 def check_ids(out: Path, texts: Sequence[str]) -> dict[str, float]:
     """llama.cpp's own tokenizer against tokenizer.json. Raises ParityError with the shortest text that differs."""
-    from tokenizers import Tokenizer
-
-    reference = Tokenizer.from_file(str(out / "tokenizer.json"))
-    reference.no_truncation()
-    opened = llama.open_file(out / "model.gguf", vocabulary_only=True)
-    special = [token.content for token in reference.get_added_tokens_decoder().values()]
-    strings = corpus(texts, special)
-    asked = [text for text in strings if not known_gap(text)]
-    difference = first_difference(asked, lambda text: list(reference.encode(text).ids), opened.tokenize)
-    if difference:
-        raise ParityError(
-            f"llama.cpp's tokenizer and tokenizer.json give different ids for {told(*difference)}.",
-            where=str(out / "model.gguf"),
-            write="Please report this tokenizer: the model would read other words than it was trained on.",
-        )
-    return {"token_texts": float(len(asked)), "token_gaps": float(len(strings) - len(asked))}
+    return gguf_tokenizer.check_ids(out, texts, known_gap)
 
 
 def known_gap(text: str) -> bool:
@@ -221,11 +210,6 @@ def _vocabulary(writer: Any, spec: dict[str, Any], rows: int) -> int:
         raise unknown_tokenizer(f"a {model['type']} tokenizer")
     write(writer, spec, names, kinds)
     return len(names)
-
-
-def unknown_tokenizer(what: str) -> StageError:
-    """The error for a tokenizer that llama.cpp cannot do."""
-    return StageError(f"llama.cpp does not know {what}.", where="tokenizer.json", write="Take a target of format onnx.")
 
 
 def _wordpiece(writer: Any, spec: dict[str, Any], names: list[str], kinds: list[Any]) -> None:

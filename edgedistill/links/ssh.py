@@ -12,23 +12,20 @@ under its digest is not sent again. The cold start counts from the moment the ru
 
 from __future__ import annotations
 
-import hashlib
-import io
 import re
 import shlex
 import shutil
 import subprocess
-import tarfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from edgedistill import native
-from edgedistill.digests import file_digest
 from edgedistill.errors import StageError, TargetError, nearest
 from edgedistill.limits import NONE, Limits, shell
 from edgedistill.native import refuses
+from edgedistill.remote import NotSentError, last_line, sent
 from edgedistill.runner import RunnerProcess
 from edgedistill.target import Link
 
@@ -127,8 +124,7 @@ def _meaning(link: Link, said: str) -> str:
     """What ssh said, in a sentence without its stop."""
     host = _host(link)
     known = next((meaning for words, meaning in SAID.items() if words in said), "")
-    last = next((line for line in reversed(said.strip().splitlines()) if line.strip()), "ssh said nothing").strip().rstrip(".")
-    return known.format(host=host) if known else f"{host} cannot be reached: {last}"
+    return known.format(host=host) if known else f"{host} cannot be reached: {last_line(said, 'ssh said nothing')}"
 
 
 def _end(link: Link, code: int, said: str) -> str | None:
@@ -139,21 +135,10 @@ def _end(link: Link, code: int, said: str) -> str | None:
 
 
 def _sent(link: Link, what: str, files: Mapping[str, Path]) -> str:
-    """The folder on the board that holds `files`; they are sent when it is not there yet, and it appears when it is whole."""
-    digest = hashlib.sha256(" ".join(f"{name} {file_digest(file)}" for name, file in sorted(files.items())).encode()).hexdigest()[:16]
-    place = f"{_option(link, 'folder', '.cache/edgedistill')}/{what}-{digest}"
-    quoted = shlex.quote(place)
-    if _there(link, f"test -d {quoted}").returncode == 0:
-        return place
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        for name, file in files.items():
-            tar.add(file.resolve(), name)
-    command = f"rm -rf {quoted}.part && mkdir -p {quoted}.part && tar -x -f - -C {quoted}.part && mv {quoted}.part {quoted}"
-    done = _there(link, command, archive.getvalue())
-    if done.returncode:
-        raise StageError(f"{what} could not be sent: {_meaning(link, done.stderr.decode(errors='replace'))}.", where=_host(link))
-    return place
+    try:
+        return sent(lambda command, given: _there(link, command, given), _option(link, "folder", ".cache/edgedistill"), what, files)
+    except NotSentError as problem:
+        raise StageError(f"{what} could not be sent: {_meaning(link, str(problem))}.", where=_host(link)) from None
 
 
 @cache

@@ -20,6 +20,8 @@ It may have
 
 By what they compare: *response* losses (soft_target, binary_target, score_target, top_k_target, hard_answer, hard_label) the answers;
 *feature* losses (hidden_states, embedding_layer, attention_scores, attention_relations) what goes on inside, token by token; *relational*
-losses (distance_angle, similarity_preserving, in_batch_ranking) the distances between texts. The place of on-policy distillation, in which
-the teacher judges what the student itself generates (arXiv:2306.13649), is here too: it comes with generation.
+losses (distance_angle, similarity_preserving, in_batch_ranking) the distances between texts. Losses on *written answers* (forward_kl, reverse_kl,
+jensen_shannon, teacher_text, on_policy; hard_label too) get `outputs.logits` [tokens, vocabulary] of the answers' tokens alone and the teacher's k
+likeliest tokens (`sequences.side_by_side`); what they ask for in NEEDS: "teacher_top", "teacher_text" (the teacher writes an answer to every row),
+"own_text" (the student writes, and the teacher judges that).
 """

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgedistill import writer
 from edgedistill.llama import Opened, library, open_file
 from edgedistill.serving import encode, open_tokenizer, serve
+from edgedistill.writer import Writer
 
 FORMAT = "gguf"
 ABOUT = "llama.cpp, CPU"
@@ -42,6 +44,11 @@ def open_model(model: Path, tokenizer: Path, max_tokens: int, threads: int) -> M
     return Model(open_file(model, max_tokens, threads), open_tokenizer(tokenizer, max_tokens))
 
 
+def open_writer(model: Path, tokenizer: Path, max_tokens: int, threads: int, settings: dict[str, Any]) -> Writer:
+    """Load a decoder for one prompt at a time. settings: of the task; see `writer.open_writer`."""
+    return writer.open_writer(model, tokenizer, max_tokens, threads, settings)
+
+
 def _needs() -> None:
     import tokenizers  # noqa: F401
 
@@ -49,4 +56,4 @@ def _needs() -> None:
 
 
 if __name__ == "__main__":
-    serve(open_model, _needs)
+    serve(open_model, _needs, open_writer)

@@ -1,8 +1,8 @@
 """app: put a bundle into a sample app, with all that the app needs, in a folder that opens or builds as it is.
 
 A sample app is a folder in sample_apps/ with an `app.toml`: what it is, which tasks it answers, what is fetched for it (`native`: ONNX Runtime and
-headers for C++; `npm`: packages and which of their files), which files of other apps it uses (`also`), and the commands that come next. What is
-fetched has its digest there.
+headers for C++; `npm`: packages and which of their files), where the bundle goes (`bundle`), which files of other apps it uses (`also`), and what comes
+next. What is fetched has its digest there.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ NOT_COPIED = ("app.toml", "__init__.py", "__pycache__")
 
 @dataclass(frozen=True)
 class App:
-    """A sample app. formats: of bundles that it runs. npm: packages whose files go into `vendor/`. also: files of other apps, as `app/file`. next: the
-    commands that start it."""
+    """A sample app. formats: of bundles that it runs. bundle: where in the app it goes. npm: packages whose files go into `vendor/`. also: files of
+    other apps, as `app/file`. next: the commands that start it."""
 
     name: str
     about: str
     tasks: list[str]
     next: list[str]
     formats: list[str] = field(default_factory=lambda: ["onnx"])
+    bundle: str = "bundle"
     native: str | None = None
     npm: list[dict[str, Any]] = field(default_factory=list)
     also: list[str] = field(default_factory=list)
@@ -65,8 +66,8 @@ def assemble(name: str, bundle: Path, out: Path) -> App:
         vendor(Package(**package), out / "vendor")
     # Nothing but the files that the manifest vouches for.
     for name in (*manifest.files, "manifest.json"):
-        (out / "bundle" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(bundle / name, out / "bundle" / name)
+        (out / app.bundle / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bundle / name, out / app.bundle / name)
     return app
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,7 +27,8 @@ from edgedistill.errors import DeviceMemoryError
 from edgedistill.limits import NONE, Limits
 from edgedistill.links import Runner, how, local
 from edgedistill.progress import tick
-from edgedistill.report import Report, Timings, Variant, write_report
+from edgedistill.report import Gains, Report, Timings, Variant, Writing, write_report
+from edgedistill.serving import writes
 from edgedistill.stages.prepare import read_settings
 from edgedistill.stages.teach import ANSWERS
 from edgedistill.store import Stage
@@ -40,6 +42,7 @@ FEWEST_SAMPLES = 1000  # small test sets are answered again until there are as m
 LENGTHS = (16, 32, 128)  # tokens
 RUNS_A_LENGTH = 96
 COLD_STARTS = 3
+TIMES, WRITING = ("tokenize_ns", "model_ns", "decode_ns"), ("prompt_tokens", "answer_tokens", "first_ns")
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
             runners[entry.id] = start(entry, on_device=measured or entry.role == "student")
             colds[entry.id].append(runners[entry.id].hello)
         seen = _take_turns(runners, params, rows.texts, timed=[entry.id for entry in here if entry.role != "control" and measured])
+        free = {entry.id: _freely(runners[entry.id], rows.texts) for entry in here if entry.role == "student" and writes(task)}
     finally:
         for runner in runners.values():
             runner.close()
@@ -154,6 +158,8 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
                 confidence=[round(answer["confidence"], 5) for answer in seen[entry.id].answers if "confidence" in answer],
                 gained=None if plain else [round(gained, 6) for gained, _ in judged],
                 possible=None if plain else [round(possible, 6) for _, possible in judged],
+                further=_further(task, said[entry.id], free.get(entry.id), expected, settings),
+                writing=seen[entry.id].writing() if keep else None,
                 timings=seen[entry.id].timings() if keep else {},
                 cold_start_ms=[round(hello["cold_start_ms"], 3) for hello in colds[entry.id]] if keep else [],
                 load_ms=[round(hello["load_ms"], 3) for hello in colds[entry.id]] if keep else [],
@@ -192,11 +198,20 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
 
 
 def _notes(model: Path) -> list[str]:
-    """What a reader of the report should know of a quantized file: whether the student learned through its arithmetic, which layers stayed in float."""
+    """What a reader of the report should know of a quantized file: whether the student learned through its arithmetic, which layers stayed in float,
+    which tensors are of another type than the file is called by, and how the types were chosen."""
     loss = json.loads((model / "loss.json").read_text()) if (model / "loss.json").is_file() else {}
     kept = loss.get("kept_in_float", [])
     notes = ["the student learned on through this quantizer's arithmetic"] if loss.get("through_quantizer") else []
-    return notes + ([f"{len(kept)} sensitive layers stay in float: {', '.join(kept)}"] if kept else [])
+    notes += [f"{len(kept)} sensitive layers stay in float: {', '.join(kept)}"] if kept else []
+    facts = json.loads((model / "facts.json").read_text()) if (model / "facts.json").is_file() else {}
+    said = Counter(facts.get("replaced", {}).values())
+    notes += [f"{count} tensors are {what}" for what, count in sorted(said.items())]
+    if facts.get("divergence"):
+        apart = facts["divergence"]
+        chosen = f"{apart['mixed'] / apart['stock']:.2f} of stock's" if apart["stock"] else "0"
+        notes.append(f"types chosen by measured sensitivity: divergence from float {chosen}; taken was {facts['won']}")
+    return notes
 
 
 class Held:
@@ -236,27 +251,33 @@ class _Seen:
         self.peak = 0
 
     def add(self, kind: str, answer: dict[str, Any]) -> None:
-        times = self.raw.setdefault(kind, {"tokenize_ns": [], "model_ns": [], "decode_ns": []})
+        times = self.raw.setdefault(kind, {name: [] for name in (*TIMES, *WRITING) if name in answer})
         for name, kept in times.items():
             kept += answer[name]
         self.peak = max(self.peak, answer["peak_bytes"])
 
     def timings(self) -> dict[str, Timings]:
-        return {kind: Timings(**times) for kind, times in self.raw.items()}
+        return {kind: Timings(**{name: times[name] for name in TIMES}) for kind, times in self.raw.items()}
+
+    def writing(self) -> Writing | None:
+        times = self.raw.get("real", {})
+        return Writing(**{name: times[name] for name in WRITING}) if WRITING[0] in times else None
 
 
 def _take_turns(runners: dict[str, Runner], params: Params, texts: list[str], timed: list[str]) -> dict[str, _Seen]:
     seen = {name: _Seen() for name in runners}
     draw = random.Random(params.seed)  # noqa: S311  # an order of turns, not a secret
+    task = plugins.find("tasks", params.task)
+    passes = max(1, -(-getattr(task, "FEWEST_SAMPLES", FEWEST_SAMPLES) // len(texts))) if timed else 1
     for runner in runners.values():
-        runner.ask({"texts": (texts * WARM_UP)[:WARM_UP]})
-    passes = max(1, -(-FEWEST_SAMPLES // len(texts))) if timed else 1
+        runner.ask({"texts": (texts * WARM_UP)[: WARM_UP // 4 if writes(task) else WARM_UP]})
     work: list[tuple[str, dict[str, Any], bool]] = [
         ("real", {"texts": chunk, "wants": ["answers"] if number == 0 else []}, number == 0)
         for number in range(passes)
         for chunk in _chunks(texts, CHUNK)
     ]
-    lengths = [length for length in LENGTHS if length <= params.max_tokens and timed]
+    # What an answer that is written takes depends on its own length, not on the prompt's.
+    lengths = [length for length in LENGTHS if length <= params.max_tokens and timed and not writes(task)]
     sample = (texts * RUNS_A_LENGTH)[:RUNS_A_LENGTH]
     work += [(str(length), {"texts": chunk, "tokens": length}, False) for length in lengths for chunk in _chunks(sample, CHUNK)]
     for done, (kind, request, keeps_answers) in enumerate(work, 1):
@@ -270,6 +291,34 @@ def _take_turns(runners: dict[str, Runner], params: Params, texts: list[str], ti
                 seen[name].answers += answer["answers"]
         tick("benchmark", done, len(work))
     return seen
+
+
+def _freely(runner: Runner, texts: Sequence[str]) -> list[Any]:
+    """What is answered without the task's grammar."""
+    found: list[Any] = []
+    for chunk in _chunks(texts, CHUNK):
+        found += [one["target"] for one in runner.ask({"texts": chunk, "wants": ["answers"], "constrained": False})["answers"]]
+    return found
+
+
+def _further(
+    task: Any, said: Sequence[Any], free: Sequence[Any] | None, expected: Sequence[Any], settings: dict[str, Any]
+) -> dict[str, Gains]:
+    """The task's figures beside its metric; of answers that were also written without a grammar the same, and the metric too."""
+    if not hasattr(task, "further"):
+        return {}
+    found: dict[str, Gains] = {}
+    for answers, behind in ((said, ""), (free, " without grammar")):
+        if answers is None:
+            continue
+        rows = [task.further(one, right, settings) for one, right in zip(answers, expected, strict=True)]
+        if behind:
+            judged = [task.judge(one, right, settings) for one, right in zip(answers, expected, strict=True)]
+            rows = [row | {task.metric(settings): pair} for row, pair in zip(rows, judged, strict=True)]
+        for name in rows[0]:
+            gained, possible = zip(*(row[name] for row in rows), strict=True)
+            found[name + behind] = Gains(gained=list(gained), possible=list(possible))
+    return found
 
 
 def _chunks(items: Sequence[str], size: int) -> Iterable[list[str]]:
@@ -295,4 +344,4 @@ def this_machine() -> dict[str, Any]:
     }
 
 
-BENCHMARK = Stage("benchmark", 3, run, ("onnxruntime", "tokenizers", "numpy"))
+BENCHMARK = Stage("benchmark", 4, run, ("onnxruntime", "tokenizers", "numpy"))

@@ -30,7 +30,7 @@ from edgedistill.report import (
     read_report,
     speed_up,
 )
-from edgedistill.serving import encode, open_tokenizer
+from edgedistill.serving import encode, open_tokenizer, writes
 from edgedistill.stages.benchmark import Entry
 from edgedistill.stages.prepare import read_settings
 from edgedistill.stages.select import read_choice
@@ -128,7 +128,8 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, student: P
             "the file to ship is not the file that was measured.", where=str(model / target.model_file), write="Compile again."
         )
     settings = read_settings(prepared)
-    about = plugins.find("tasks", params.task).about(settings)
+    task = plugins.find("tasks", params.task)
+    about = task.about(settings)
     apart = FLOAT_APART if variant.scheme == "float" else QUANTIZED_APART
     vectors, bound = golden_vectors(out, params, target, settings, read_rows(prepared / "test.parquet").texts, apart)
     write_golden(out / "golden.jsonl", vectors)
@@ -152,9 +153,19 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, student: P
             measured=measured(report, variant),
             versions=report.versions,
             lineage=lineage,
+            extra=_writing(out, params) if writes(task) else {},
             settings={name: value for name, value in settings.items() if name != "labels"},
         ),
     )
+
+
+def _writing(out: Path, params: Params) -> dict[str, Any]:
+    """What an app that drives llama.cpp itself must know beside prompt and grammar, which stand in the settings: when to stop."""
+    from edgedistill.gguf_file import read_gguf
+
+    facts = read_gguf(out / Target(**params.target).model_file).facts
+    stop = facts["tokenizer.ggml.tokens"][facts["tokenizer.ggml.eos_token_id"]]
+    return {"stop": {"token": stop, "most_tokens": params.max_tokens // 2}, "sampling": "greedy, under the grammar"}
 
 
 def golden_vectors(
@@ -163,7 +174,8 @@ def golden_vectors(
     """Real and awkward texts, answered by the shipped file here, in a process of its own, and again where the target's link leads.
 
     Also returns the logit bound, `apart` standard deviations of all the logits. A text whose answer hangs on less than that is a near tie:
-    rounding decides it, on every processor its own way, so its vector has ids and logits and no golden answer.
+    rounding decides it, on every processor its own way, so its vector has ids and logits and no golden answer. (What is written token by token has a
+    bound of its task's own, and every answer is golden.)
 
     Raises ParityError when a second run of the same file answers otherwise, since such a binary has no golden answer, and when the target does.
     """
@@ -186,14 +198,16 @@ def golden_vectors(
     finally:
         runner.close()
     for text, one, other in zip(inputs, first["logits"], second["logits"], strict=True):
-        if np.abs(np.subtract(one, other)).max() > 1e-5:
+        if not np.shape(one) == np.shape(other) or np.abs(np.subtract(one, other)).max(initial=0) > 1e-5:
             raise ParityError(f"the model gives two answers to {text[:40]!r} in one process.", where=str(folder / target.model_file))
     task = plugins.find("tasks", params.task)
-    logit_bound = float(f"{apart * np.concatenate([np.ravel(logits) for logits in first['logits']]).std():.2g}")
-
+    spread = np.concatenate([np.ravel(logits) for logits in first["logits"]]).std()
+    logit_bound = task.LOGIT_BOUND if writes(task) else float(f"{apart * spread:.2g}")
     tokenizer = open_tokenizer(folder / "tokenizer.json", params.max_tokens)
 
     def golden_answer(text: str, logits: list[Any], said: Any) -> Any:
+        if writes(task):
+            return said["answer"]
         _, offsets = encode(tokenizer, text, None)
         sure = task.EXACT and decided(lambda moved: task.answer(moved, settings, text, offsets)["answer"], np.asarray(logits), logit_bound)
         return said["answer"] if sure else None

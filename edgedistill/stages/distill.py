@@ -35,8 +35,13 @@ from edgedistill.tables import Rows, make_rows, read_rows
 from edgedistill.tasks import together
 from edgedistill.training import Column, Schedule, batch_of, pad, stacked, train
 
-Run = Literal["distilled", "labels", "train_rows"]
-PROGRESS = {"distilled": "distilling", "labels": "control: labels alone", "train_rows": "control: training rows alone"}
+Run = Literal["distilled", "labels", "train_rows", "off_policy"]
+PROGRESS = {
+    "distilled": "distilling",
+    "labels": "control: labels alone",
+    "train_rows": "control: training rows alone",
+    "off_policy": "control: fixed answers alone",
+}
 QUANTIZED_RATE = 0.5  # of the learning rate, for a finished student that only has to find its way on a grid
 SENTENCE_LEVEL = 'Take losses of whole texts instead: "soft_target", "similarity_preserving", "distance_angle" or "in_batch_ranking".'
 
@@ -141,7 +146,7 @@ def _learn(out: Path, params: Params, inputs: Mapping[str, Path]) -> None:
         None,
         Schedule(
             steps,
-            _learning_rate(params),
+            learning_rate(params),
             params.distill.batch_size,
             params.precision,
             params.seed,
@@ -167,7 +172,7 @@ def _learn(out: Path, params: Params, inputs: Mapping[str, Path]) -> None:
         (out / "facts.json").write_text(json.dumps(facts, indent=1))
 
 
-def _learning_rate(params: Params) -> float:
+def learning_rate(params: Params) -> float:
     rate: float = params.distill.learning_rate or plugins.find("students", params.student.family).LEARNING_RATE
     return rate * (QUANTIZED_RATE if params.scheme else 1)
 

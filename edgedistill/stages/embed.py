@@ -72,7 +72,10 @@ def _sample(texts: Sequence[str], most: int, seed: int) -> list[str]:
 
 def vectors_of(model: Path, texts: Sequence[str], max_tokens: int, precision: str) -> tuple[Vectors, str]:
     """(float32 [len(texts), width], what they are)."""
-    if (model / "config.json").is_file() and list(model.glob("*.safetensors")):
+    config = json.loads((model / "config.json").read_text(encoding="utf-8")) if (model / "config.json").is_file() else {}
+    # The states of a decoder say what comes next, not what a text is about.
+    decoder = any(name.endswith("ForCausalLM") for name in config.get("architectures") or [])
+    if config and not decoder and list(model.glob("*.safetensors")):
         return _model_vectors(model, texts, max_tokens, precision), "mean of the base model's last layer"
     return _word_vectors(texts), "words (TF-IDF): this teacher gives no vectors"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from edgedistill import plugins
 from edgedistill.errors import StageError
 from edgedistill.models import load_tokenizer
+from edgedistill.serving import writes
 from edgedistill.store import Stage
 from edgedistill.tables import read_rows
 
@@ -38,8 +39,13 @@ def run(out: Path, params: Params, *, prepared: Path, model: Path) -> None:
     rows = read_rows(prepared / "train.parquet")
     step = max(1, len(rows.texts) // CHECKED_ROWS)
     exporter = plugins.find("exporters", params.format)
-    hub_task = plugins.find("tasks", params.task).HUB_TASK
-    facts = exporter.export(model / "model", out, rows.texts[::step][:CHECKED_ROWS], params.max_tokens, hub_task)
+    task = plugins.find("tasks", params.task)
+    texts = rows.texts[::step][:CHECKED_ROWS]
+    if writes(task):  # what is written must be tokenized and scored as torch does, too
+        texts = [text for row in range(0, len(rows), step) for text in (rows.texts[row], task.hard(rows.target(row), {}) or "")][
+            :CHECKED_ROWS
+        ]
+    facts = exporter.export(model / "model", out, texts, params.max_tokens, task.HUB_TASK)
     facts |= {"parameters": _parameters(model / "model" / "model.safetensors")}
     (out / "facts.json").write_text(json.dumps(facts, indent=1))
 

@@ -28,6 +28,7 @@ import numpy.typing as npt
 from edgedistill import plugins
 from edgedistill.recipe import SliceByColumn
 from edgedistill.report import mean_figure
+from edgedistill.serving import given, open_for
 from edgedistill.slices import BUILT_IN, bare_words, baseline, member_of
 from edgedistill.stages.benchmark import Entry
 from edgedistill.stages.prepare import read_settings
@@ -68,11 +69,19 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
     if not len(held) or not task.EXACT:  # numbers are never quite the same, so none is wrong as such
         (out / "facts.json").write_text(json.dumps({"rows": 0, "binary": chosen.name}))
         return
-    model = plugins.find("runtimes", target.runtime).open_model(
-        files[f"{chosen.id}_model"] / target.model_file, files[f"{chosen.id}_graphs"] / "tokenizer.json", params.max_tokens, target.threads
+    model = open_for(
+        task,
+        plugins.find("runtimes", target.runtime),
+        files[f"{chosen.id}_model"] / target.model_file,
+        files[f"{chosen.id}_graphs"] / "tokenizer.json",
+        params.max_tokens,
+        target.threads,
+        settings,
     )
     encoded = [model.encode(text) for text in held.texts]
-    ours = [task.answer(model.logits(ids), settings, text, offsets) for text, (ids, offsets) in zip(held.texts, encoded, strict=True)]
+    ours = [
+        task.answer(given(task, model, ids)[0], settings, text, offsets) for text, (ids, offsets) in zip(held.texts, encoded, strict=True)
+    ]
     said = teacher_logits(labels / "labels.parquet", held.keys, task, settings)
     theirs = [task.answer(row, settings, text) for text, row in zip(held.texts, said, strict=True)]
     wrong = np.array([mine["answer"] != teachers["answer"] for mine, teachers in zip(ours, theirs, strict=True)], dtype=float)

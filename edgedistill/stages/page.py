@@ -139,6 +139,7 @@ def context(report: Report, choice: Choice, details: dict[str, Any]) -> dict[str
         "teacher": teacher,
         "rows": rows,
         "row": {row["name"]: row for row in rows},
+        "written_figures": list(dict.fromkeys(name for row in rows for name in row.get("further", {}))),
         "timed": bool(timed(report)),
         "how": HOW[report.how],
         "metric": report.metric,
@@ -168,4 +169,4 @@ def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-PAGE = Stage("page", 6, run, ("plotly", "jinja2"))
+PAGE = Stage("page", 7, run, ("plotly", "jinja2"))

@@ -22,6 +22,7 @@ LIMITS = {
 }
 GAINS = {
     "control: labels alone": ("Distillation", "against the same student trained on the labels alone, with as many steps"),
+    "control: fixed answers alone": ("Own answers", "against the same student on fixed answers alone, with as many steps"),
     "control: training rows alone": ("Transfer set", "against the same student distilled on the training rows alone, with as many steps"),
 }
 

@@ -209,4 +209,4 @@ def _logits(model: Path, batches: list[dict[str, npt.NDArray[Any]]]) -> list[npt
     return [row for batch in batches for row in session.run(["logits"], batch)[0]]
 
 
-QUANTIZE = Stage("quantize", 5, run, ("onnx", "onnxruntime", "numpy"))
+QUANTIZE = Stage("quantize", 6, run, ("onnx", "onnxruntime", "numpy"))

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from edgedistill import plugins
 from edgedistill.recipe import Student
+from edgedistill.serving import writes
+from edgedistill.stages.prepare import read_settings
 from edgedistill.store import Stage
 from edgedistill.tables import read_rows
 
@@ -31,9 +33,14 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, source: Pa
     classes = json.loads((prepared / "classes.json").read_text())
     family = plugins.find("students", params.student.family)
     folder = source / "model" if (source / "model").is_dir() else source
-    texts = read_rows(transfer / "transfer.parquet").texts
+    rows = read_rows(transfer / "transfer.parquet")
+    texts = rows.texts
     (out / "model").mkdir(exist_ok=True)
-    hub_task = plugins.find("tasks", params.task).HUB_TASK
+    task, settings = plugins.find("tasks", params.task), read_settings(prepared)
+    hub_task = task.HUB_TASK
+    if writes(task):  # the vocabulary holds what is read and what is written
+        answers = [task.hard(rows.target(row), settings) for row in range(len(rows))]
+        texts = [*texts, *settings["prompt"], *(answer for answer in answers if answer is not None)]
     facts = family.start(folder, out / "model", params.cut or params.student, texts, classes, hub_task, params.seed)
     if params.cut is not None:
         # What is told of a student is told against the model that all of them were cut from.

@@ -7,7 +7,7 @@ transfer set. Labels are stored under the hash of the text they belong to, so no
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +21,7 @@ from edgedistill import plugins
 from edgedistill.errors import StageError, TermsError
 from edgedistill.progress import tick
 from edgedistill.recipe import Teacher
+from edgedistill.serving import writes
 from edgedistill.stages.prepare import read_settings
 from edgedistill.store import Stage
 from edgedistill.tables import Rows, make_rows, read_rows
@@ -305,7 +306,7 @@ def _read(path: Path, keys: list[str], column: str) -> npt.NDArray[np.float32]:
     return np.asarray(values[[place[key] for key in keys]])
 
 
-def _all_there(keys: list[str], place: dict[str, int], path: Path) -> None:
+def _all_there(keys: list[str], place: Collection[str], path: Path) -> None:
     missing = [key for key in keys if key not in place]
     if missing:
         raise StageError(f"{len(missing)} texts of the transfer set have no soft label (first key {missing[0]}).", where=str(path))
@@ -322,8 +323,20 @@ def read_word_labels(path: Path, keys: list[str], outputs: int) -> list[npt.NDAr
     return [logits[place[key]].astype(np.float32).reshape(-1, outputs) for key in keys]
 
 
+def read_written(path: Path, keys: list[str]) -> list[str]:
+    """The teacher's answers to the texts with these keys, where answers are written."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path, columns=["key", "written"])
+    said = dict(zip(table["key"].to_pylist(), table["written"].to_pylist(), strict=True))
+    _all_there(keys, said, path)
+    return [said[key] for key in keys]
+
+
 def teacher_logits(path: Path, keys: list[str], task: ModuleType, settings: dict[str, Any]) -> Any:
-    """What the teacher said of the texts with these keys, as the task has it: an array [texts, outputs], or a list of [words, outputs]."""
+    """What the teacher said of the texts with these keys, as the task has it: an array [texts, outputs], a list of [words, outputs], or strings."""
+    if writes(task):
+        return read_written(path, keys)
     return read_word_labels(path, keys, len(settings["labels"])) if hasattr(task, "positions") else read_labels(path, keys)
 
 

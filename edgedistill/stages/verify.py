@@ -18,6 +18,7 @@ import numpy as np
 from edgedistill.bundle_format import Golden, Manifest, read_bundle, read_golden
 from edgedistill.errors import BundleError, EdgedistillError
 from edgedistill.plugins import find
+from edgedistill.serving import given, open_for
 
 CHUNK = 16  # vectors that a runner is asked at a time
 Given = tuple[list[int], Any, Any]  # ids, logits and answer of one text
@@ -46,17 +47,23 @@ def verify(folder: Path) -> Result:
     Raises BundleError when the bundle is not whole; wrong vectors are in the result.
     """
     manifest = read_bundle(folder)
-    model = find("runtimes", manifest.runtime).open_model(
-        folder / manifest.model, folder / manifest.tokenizer, manifest.max_tokens, manifest.threads
+    task, settings = find("tasks", manifest.task), manifest.task_settings()
+    model = open_for(
+        task,
+        find("runtimes", manifest.runtime),
+        folder / manifest.model,
+        folder / manifest.tokenizer,
+        manifest.max_tokens,
+        manifest.threads,
+        settings,
     )
-    answer, settings = find("tasks", manifest.task).answer, manifest.task_settings()
 
     def asked(golden: Golden) -> Given:
         ids, offsets = model.encode(golden.text)
         if ids != golden.ids:  # perhaps none that the model knows
             return ids, [], None
-        logits = model.logits(ids)
-        return ids, logits, answer(logits, settings, golden.text, offsets)["answer"]
+        output, numbers = given(task, model, ids)
+        return ids, numbers, task.answer(output, settings, golden.text, offsets)["answer"]
 
     vectors = list(read_golden(folder / "golden.jsonl"))
     if not vectors:
@@ -72,7 +79,11 @@ def held_against(name: str, logit_bound: float, pairs: Iterable[tuple[Golden, Gi
         if ids != golden.ids:
             wrong.append(f"vector {count}, {golden.text[:40]!r}: token ids {_short(ids)} instead of {_short(golden.ids)}")
             continue
-        difference = float(np.abs(np.asarray(logits, dtype=np.float32) - np.asarray(golden.logits, dtype=np.float32)).max())
+        ours, theirs = np.asarray(logits, dtype=np.float32), np.asarray(golden.logits, dtype=np.float32)
+        if ours.shape != theirs.shape:  # of an answer that is written: more tokens or fewer
+            wrong.append(f"vector {count}, {golden.text[:40]!r}: answer {json.dumps(said)} instead of {json.dumps(golden.answer)}")
+            continue
+        difference = float(np.abs(ours - theirs).max())
         worst = max(worst, difference)
         if not difference <= logit_bound:  # written so that a NaN is wrong too
             wrong.append(f"vector {count}, {golden.text[:40]!r}: a logit differs by {difference:.4f}, allowed {logit_bound}")

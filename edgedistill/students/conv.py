@@ -19,6 +19,7 @@ from edgedistill.token_vectors import counts, token_vectors
 
 ABOUT = "convolutions over sub-word embeddings that start from the teacher's; tens of microseconds an answer"
 LEARNING_RATE = 2e-3
+TASKS = frozenset({"classify", "multi_label", "score", "tag", "embed"})  # it reads and does not write
 OPTIONS = frozenset({"layers", "width", "channels", "kernel", "head", "vocabulary"})
 WIDTH, CHANNELS, KERNEL, HEAD = 128, 256, 3, 0
 PAIRS = 0.3  # a pair begins as noise that must not drown the tokens: this share of a token's spread

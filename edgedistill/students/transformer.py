@@ -23,6 +23,7 @@ from edgedistill.training import pad
 
 ABOUT = "transformer encoder: layers cut from the teacher or another encoder, task vocabulary"
 LEARNING_RATE = 5e-4
+TASKS = frozenset({"classify", "multi_label", "score", "tag", "embed"})  # it reads and does not write
 OPTIONS = frozenset({"layers", "ffn", "width", "heads", "vocabulary"})
 DEFAULT_LAYERS = 2
 # (layers, share of the width, share of the feed-forward part). Few are narrow, to keep a search short.

@@ -30,6 +30,11 @@ answers for it, up to where tokens end. Graphs then give logits [tokens, outputs
 text" are those of its words, [words, outputs], whatever tokenizer they come from. That is what makes teacher and student comparable.
 offsets: (start, end) in characters of each token; None for logits that are already one a word.
 
+A task whose answer is written (generate) has `written(target) -> str`, the one right string of a target. "The logits of a text" are then what was
+written: a string or, from a runtime, an object with text, ids and scores (log-probabilities); `hard` gives the string to be learned, and `settings`
+also holds "prompt" ([what stands before a text, behind it]) and "grammar" (GBNF, or ""). It may have `further(predicted, target, settings)`: of one
+row, name → (gained, possible) of figures beside the metric; and `FEWEST_SAMPLES`, how many timed answers its benchmark takes.
+
 A task whose answer means something only beside those of other texts (embed) also has `together(targets, settings) -> targets`: of each text's own
 target in a set of texts (its vector) the one that is judged and reported (which texts are nearest to it). It may have `notes(targets, right, settings)
 -> list[str]`, further figures for the report; and `UNLABELLED = True` when only the teacher knows what is right.

@@ -1,0 +1,157 @@
+"""Decoders in torch: loaded and saved, trained on answers, asked for answers and for what they think of each token of one.
+
+An answer's row is the prompt, the answer and the stop token; only tokens of the answer are learned. The head of a decoder, tens of thousands of
+outputs a token, is computed for those tokens alone: half of the work of a small decoder is its head.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from edgedistill.models import check_folder
+from edgedistill.training import pad, quiet
+
+ROWS_A_BATCH = 32
+BESIDE = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")  # what a decoder's folder has beside config and weights
+
+
+def load(folder: Path) -> Any:
+    """A decoder of transformers, float32, safetensors only and no code of its own."""
+    from transformers import AutoModelForCausalLM
+
+    check_folder(folder)
+    with quiet():
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
+        ).eval()
+
+
+def save(model: Any, source: Path, out: Path) -> None:
+    """Write the model, and what stands beside it in `source`."""
+    with quiet():
+        model.save_pretrained(out, safe_serialization=True)
+    for name in BESIDE:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out / name)
+
+
+def stop_token(model: Any) -> int:
+    """The token that ends an answer."""
+    stop = model.config.eos_token_id
+    return int(stop[0] if isinstance(stop, list) else stop)
+
+
+class Trunk(torch.nn.Module):
+    """A decoder as something to train: its weights once each, and logits at chosen tokens alone.
+
+    A head that shares the token table is not registered a second time: checkpoints of safetensors hold no weight twice.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.base = model.base_model
+        self.tied = bool(model.config.tie_word_embeddings)
+        if not self.tied:
+            self.head = model.get_output_embeddings()
+
+    def forward(self, input_ids: Any, attention_mask: Any, chosen: Any) -> Any:
+        """Logits at the tokens that `chosen` (bool [rows, tokens]) names, float [tokens chosen, vocabulary], row by row."""
+        states = self.base(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[chosen]
+        weight = self.base.get_input_embeddings().weight if self.tied else self.head.weight
+        return torch.nn.functional.linear(states, weight)
+
+
+class Answers(torch.nn.Module):
+    """Cross-entropy of right answers, as a function of a batch."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.trunk = Trunk(model)
+
+    def forward(self, input_ids: Any, attention_mask: Any, labels: Any) -> Any:
+        """labels: int64 [rows, tokens], the token that follows where an answer's token follows, else -1."""
+        chosen = labels >= 0
+        return torch.nn.functional.cross_entropy(self.trunk(input_ids, attention_mask, chosen).float(), labels[chosen])
+
+
+def row_of(prompt: Sequence[int], answer: Sequence[int]) -> tuple[list[int], npt.NDArray[np.int64]]:
+    """(ids, labels) of a prompt and its answer with the stop token. The last id is left out: nothing follows it."""
+    ids = [*prompt, *answer]
+    labels = np.full(len(ids) - 1, -1, np.int64)
+    labels[len(prompt) - 1 :] = answer
+    return ids[:-1], labels
+
+
+def write(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    most: int,
+    *,
+    temperature: float = 0.0,
+    rows: int = ROWS_A_BATCH,
+    told: Callable[[int], None] = lambda done: None,
+) -> list[list[int]]:
+    """The answer to each prompt, greedy or sampled, at most `most` tokens; the stop token is the last where it came to one."""
+    stop = stop_token(model)
+    order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
+    found: list[list[int]] = [[] for _ in prompts]
+    how: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    was = model.training
+    model.eval()
+    with torch.no_grad(), quiet():
+        for begin in range(0, len(order), rows):
+            places = order[begin : begin + rows]
+            longest = max(len(prompts[place]) for place in places)
+            ids = torch.full((len(places), longest), stop)
+            mask = torch.zeros_like(ids)
+            for row, place in enumerate(places):  # padded on the left, so that all go on at the same place
+                ids[row, longest - len(prompts[place]) :] = torch.tensor(prompts[place])
+                mask[row, longest - len(prompts[place]) :] = 1
+            made = model.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=most, eos_token_id=stop, pad_token_id=stop, use_cache=True, **how
+            )
+            for place, row in zip(places, made[:, longest:].tolist(), strict=True):
+                found[place] = row[: row.index(stop) + 1] if stop in row else row
+            told(begin + len(places))
+    model.train(was)
+    return found
+
+
+def top(
+    model: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]], k: int, told: Callable[[int], None] = lambda done: None
+) -> Iterator[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+    """What the model thinks at each token of given answers: (row, ids [tokens, k], log-probabilities [tokens, k], the rest's [tokens]).
+
+    rows: (prompt, answer with the stop token). Rows come in another order: those of like length share a batch.
+    """
+    trunk = Trunk(model).eval()
+    order = sorted(range(len(rows)), key=lambda place: len(rows[place][0]) + len(rows[place][1]))
+    with torch.inference_mode():
+        for begin in range(0, len(order), ROWS_A_BATCH):
+            places = order[begin : begin + ROWS_A_BATCH]
+            made = [row_of(*rows[place]) for place in places]
+            batch = {name: torch.from_numpy(values) for name, values in pad([ids for ids, _ in made], stop_token(model)).items()}
+            chosen = torch.zeros(batch["input_ids"].shape, dtype=torch.bool)
+            for row, (_, labels) in enumerate(made):
+                chosen[row, : len(labels)] = torch.from_numpy(labels >= 0)
+            ids, logs, tail = likeliest(trunk(**batch, chosen=chosen), k)
+            counts = [len(rows[place][1]) for place in places]
+            for place, *parts in zip(places, *(part.split(counts) for part in (ids, logs, tail)), strict=True):
+                yield place, parts[0].numpy(), parts[1].numpy(), parts[2].numpy()
+            told(begin + len(places))
+
+
+def likeliest(logits: Any, k: int) -> tuple[Any, Any, Any]:
+    """(ids, log-probabilities) of the k likeliest tokens, [tokens, k], and the log-probability of all others together, [tokens]."""
+    logits = logits.float()
+    whole = logits.logsumexp(-1, keepdim=True)
+    found = logits.topk(min(k, logits.shape[-1]), dim=-1)
+    rest = logits.scatter(-1, found.indices, float("-inf")).logsumexp(-1)
+    return found.indices, found.values - whole, rest - whole[:, 0]

@@ -1,0 +1,143 @@
+"""Losses on written answers against hand-computed values, and the objective that feeds them."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edgedistill.losses import forward_kl, jensen_shannon, on_policy, reverse_kl, teacher_text
+from edgedistill.sequences import side_by_side
+
+# One token, a vocabulary of three. The student gives 1/2, 1/4, 1/4; of the teacher the first two tokens are known, 0.6 and 0.3, and 0.1 is the rest.
+LOGITS = torch.tensor([[0.5, 0.25, 0.25]]).log() + 3  # a shift of all logits must not matter
+TEACHER = [0.6, 0.3, 0.1]
+STUDENT = [0.5, 0.25, 0.25]
+
+
+def batch(ids: list[int] | None = None) -> dict[str, torch.Tensor]:
+    known = torch.tensor([TEACHER[:2]]).log()
+    return {"teacher_ids": torch.tensor([ids or [0, 1]]), "teacher_logs": known, "teacher_tail": torch.tensor([0.1]).log()}
+
+
+def kl(one: list[float], other: list[float]) -> float:
+    return sum(a * math.log(a / b) for a, b in zip(one, other, strict=True))
+
+
+def of(loss: Any, options: Any, given: dict[str, torch.Tensor] | None = None) -> float:
+    return float(loss.loss(SimpleNamespace(logits=LOGITS), given or batch(), options))
+
+
+def test_by_hand() -> None:
+    """A KL the wrong way round, the tail thrown away, or a mixture with its shares swapped."""
+    assert of(forward_kl, forward_kl.Options()) == pytest.approx(kl(TEACHER, STUDENT), rel=1e-5)
+    assert of(reverse_kl, reverse_kl.Options()) == pytest.approx(kl(STUDENT, TEACHER), rel=1e-5)
+    middle = [0.25 * a + 0.75 * b for a, b in zip(TEACHER, STUDENT, strict=True)]
+    want = 0.25 * kl(TEACHER, middle) + 0.75 * kl(STUDENT, middle)
+    assert of(jensen_shannon, jensen_shannon.Options(beta=0.25)) == pytest.approx(want, rel=1e-4)
+    assert of(teacher_text, teacher_text.Options(), {"labels": torch.tensor([1])}) == pytest.approx(math.log(4), rel=1e-5)
+
+
+def test_on_policy_takes_the_divergence_that_is_asked_for() -> None:
+    """An option that is read and not obeyed."""
+    for name, plugin in (("forward", forward_kl), ("reverse", reverse_kl), ("jensen_shannon", jensen_shannon)):
+        assert of(on_policy, on_policy.Options(divergence=name)) == pytest.approx(of(plugin, plugin.Options()), rel=1e-6)
+
+
+def test_a_token_that_the_student_lacks_counts_among_the_others() -> None:
+    """Mass of the teacher that vanishes, or a gather at place -1, which is the last token's."""
+    ours, theirs = side_by_side(LOGITS, batch([0, -1]))
+    assert theirs.exp()[0].tolist() == pytest.approx([0.6, 0.0, 0.4], abs=1e-6)
+    assert ours.exp()[0].tolist() == pytest.approx([0.5, 0.0, 0.5], abs=1e-6)
+
+
+def test_equal_distributions_are_at_rest() -> None:
+    """A loss whose least value is not where student and teacher agree."""
+    student = LOGITS.clone().requires_grad_()
+    given = {
+        "teacher_ids": torch.tensor([[0, 1]]),
+        "teacher_logs": torch.tensor([[0.5, 0.25]]).log(),
+        "teacher_tail": torch.tensor([0.25]).log(),
+    }
+    for plugin in (forward_kl, reverse_kl, jensen_shannon):
+        value = plugin.loss(SimpleNamespace(logits=student), given, plugin.Options())
+        (pull,) = torch.autograd.grad(value, student)
+        assert value.item() == pytest.approx(0, abs=1e-6) and float(pull.abs().max()) < 1e-6
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from edgedistill import causal
+    from tests.tiny_decoders import tiny_decoder
+
+    return causal.load(tiny_decoder(tmp_path_factory.mktemp("decoder")))
+
+
+def test_logits_at_chosen_tokens_are_the_models_own(decoder: Any) -> None:
+    """A head that is computed for other tokens than those that are learned, or for padding."""
+    from edgedistill import causal
+
+    ids, labels = causal.row_of([5, 6, 7], [8, 9, 2])
+    assert ids == [5, 6, 7, 8, 9] and labels.tolist() == [-1, -1, 8, 9, 2]
+    rows, mask = torch.tensor([ids, [5, 8, 2, 2, 2]]), torch.tensor([[1] * 5, [1, 1, 0, 0, 0]])
+    chosen = torch.tensor([[False, False, True, True, True], [False, True, False, False, False]])
+    found = causal.Trunk(decoder)(rows, mask, chosen)
+    right = torch.cat([decoder(rows[:1]).logits[0, 2:], decoder(rows[1:, :2]).logits[0, 1:]])
+    torch.testing.assert_close(found, right, atol=1e-5, rtol=1e-5)
+    names = [name for name, _ in causal.Trunk(decoder).named_parameters()]
+    assert len(names) == len(set(names)) and not any("head" in name for name in names)  # tied: the table stands in a checkpoint once
+
+
+def test_what_is_written_alone_is_written_in_a_batch(decoder: Any) -> None:
+    """Padding that is read: an answer that depends on which other prompts are in the batch."""
+    from edgedistill import causal
+
+    prompts = [[5, 6, 7], [9] * 11, [12, 13]]
+    together = causal.write(decoder, prompts, 6)
+    assert together == [causal.write(decoder, [prompt], 6)[0] for prompt in prompts]
+    assert all(len(ids) <= 6 for ids in together)
+
+
+def test_the_teachers_thoughts_by_hand(decoder: Any) -> None:
+    """Log-probabilities that are not those of the token they stand at, a tail that is not what the others have."""
+    from edgedistill import causal
+
+    rows = [([5, 6, 7], [8, 9, 2]), ([11], [3, 2])]
+    for place, ids, logs, tail in causal.top(decoder, rows, 4):
+        prompt, answer = rows[place]
+        right = decoder(torch.tensor([[*prompt, *answer[:-1]]])).logits[0, len(prompt) - 1 :].log_softmax(-1).detach().numpy()
+        np.testing.assert_allclose(logs, np.sort(right, axis=-1)[:, ::-1][:, :4], atol=1e-4)
+        np.testing.assert_allclose(np.take_along_axis(right, ids, -1), logs, atol=1e-4)
+        np.testing.assert_allclose(np.exp(logs).sum(-1) + np.exp(tail), 1, atol=1e-5)
+
+
+def test_own_answers_are_written_scored_and_used_again(decoder: Any) -> None:
+    """On-policy distillation that learns from the fixed answers after all, or whose replay writes every time.
+
+    A student that is its own teacher is at rest whatever it writes.
+    """
+    import copy
+
+    from edgedistill.stages.learn_to_write import Ids, Judge, Objective
+    from edgedistill.training import pad
+
+    class Same:
+        def get_vocab(self) -> dict[str, int]:
+            return {str(place): place for place in range(decoder.config.vocab_size)}
+
+    student = copy.deepcopy(decoder)
+    loss = {"kind": "on_policy", "weight": 1.0, "share": 1.0, "replay": 3}
+    objective = Objective([loss], student, 2, 5, Judge(decoder, Ids(Same(), Same())), 0)
+    objective.train()
+    made = [([5, 6, 7, 8], [-1, -1, 8, 2]), ([9, 9, 9], [-1, 7, 2])]
+    labels = torch.tensor([[-1, -1, 8, 2], [-1, 7, 2, -1]])
+    inputs = {name: torch.from_numpy(values) for name, values in pad([ids for ids, _ in made], 2).items()}
+    none = {name: torch.zeros(2, 2, 1) for name in ("teacher_ids", "teacher_logs")} | {"teacher_tail": torch.zeros(2, 2)}
+    for turn in range(6):
+        value = objective(**inputs, labels=labels, **none)
+        assert objective.written == 2 * (turn // 3 + 1)
+        assert float(value.detach()) == pytest.approx(0, abs=1e-3)
