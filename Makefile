@@ -27,9 +27,10 @@ demo-generate:
 	@echo
 	@echo "Report: $(SAID)/report.html   Bundle: $(SAID)/bundle"
 
+# Two files of tests at a time. One thread each: two pools of threads on the same cores are slower than none.
 test:
 	@scripts/setup.sh tests
-	$(RUN)/python -m pytest
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 --dist loadfile
 
 test-long:
 	@scripts/setup.sh tests

@@ -48,6 +48,11 @@ def stop_token(model: Any) -> int:
     return int(stop[0] if isinstance(stop, list) else stop)
 
 
+def arithmetic(precision: str) -> Any:
+    """As training computes: in bfloat16 where this CPU multiplies it in hardware."""
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
 class Trunk(torch.nn.Module):
     """A decoder as something to train: its weights once each, and logits at chosen tokens alone.
 
@@ -153,5 +158,6 @@ def likeliest(logits: Any, k: int) -> tuple[Any, Any, Any]:
     logits = logits.float()
     whole = logits.logsumexp(-1, keepdim=True)
     found = logits.topk(min(k, logits.shape[-1]), dim=-1)
-    rest = logits.scatter(-1, found.indices, float("-inf")).logsumexp(-1)
-    return found.indices, found.values - whole, rest - whole[:, 0]
+    logs = found.values - whole
+    # Not a sum over the others: that would walk over the whole vocabulary once more. What is lost is below the noise of the losses.
+    return found.indices, logs, torch.log1p(-logs.exp().sum(-1).clamp(max=1 - 1e-7))

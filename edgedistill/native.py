@@ -132,6 +132,18 @@ def build(machine: str) -> Path:
     return place
 
 
+def c_libraries(machine: str) -> list[Path]:
+    """The loader and the C library that the runner was built with, as files of this machine. Raises StageError when the compiler has none."""
+    names = (LOADERS[machine], *C_LIBRARIES)
+    ask = [MACHINES[machine].compiler, *(f"-print-file-name={name}" for name in names)]
+    if shutil.which(ask[0]) is None:
+        raise StageError(f"{ask[0]} is missing. Run: sudo apt-get install {MACHINES[machine].package}")
+    found = [Path(subprocess.run([ask[0], option], capture_output=True, text=True, check=True).stdout.strip()) for option in ask[1:]]
+    if missing := [path.name for path in found if not path.is_file()]:
+        raise StageError(f"{ask[0]} has no {missing[0]}.", write=f"Run: sudo apt-get install {MACHINES[machine].package}")
+    return found
+
+
 def counting_plugin() -> Path:
     """The plugin by which qemu counts instructions, built when it is not there. Raises StageError without a C compiler."""
     source = Path(__file__).parent / "count_instructions.c"
@@ -145,18 +157,6 @@ def counting_plugin() -> Path:
             _run([compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-o", f"{scratch}/count.so", str(source)])
             Path(scratch, "count.so").replace(place)
     return place
-
-
-def c_libraries(machine: str) -> list[Path]:
-    """The loader and the C library that the runner was built with, as files of this machine. Raises StageError when the compiler has none."""
-    names = (LOADERS[machine], *C_LIBRARIES)
-    ask = [MACHINES[machine].compiler, *(f"-print-file-name={name}" for name in names)]
-    if shutil.which(ask[0]) is None:
-        raise StageError(f"{ask[0]} is missing. Run: sudo apt-get install {MACHINES[machine].package}")
-    found = [Path(subprocess.run([ask[0], option], capture_output=True, text=True, check=True).stdout.strip()) for option in ask[1:]]
-    if missing := [path.name for path in found if not path.is_file()]:
-        raise StageError(f"{ask[0]} has no {missing[0]}.", write=f"Run: sudo apt-get install {MACHINES[machine].package}")
-    return found
 
 
 def onnxruntime_folder(machine: str, out: Path) -> Path:

@@ -54,11 +54,11 @@ def kept(package: Package) -> Path:
 
 
 def vendor(package: Package, out: Path) -> None:
-    """The wanted files, flat in `out`."""
+    """The wanted files, flat in `out`; a folder stays one."""
     place = kept(package)
     out.mkdir(parents=True, exist_ok=True)
     for name in package.files:
-        shutil.copyfile(place / name, out / PurePosixPath(name).name)
+        (shutil.copytree if (place / name).is_dir() else shutil.copyfile)(place / name, out / PurePosixPath(name).name)
 
 
 def unpack(archive: Path, out: Path, inside: Sequence[str] = ("",)) -> None:

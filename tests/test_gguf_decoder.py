@@ -344,3 +344,50 @@ def test_the_real_smollm2(tmp_path: Path) -> None:
     assert cut["vocabulary"] < 500 and cut["vocabulary_before"] == 49152
     facts = decoders.write_decoder(tmp_path / "cut", tmp_path / "cut gguf", chats, max_tokens=64)
     assert facts["top1_clear"] >= 0.995 and facts["kl"] < 1e-3 and facts["token_texts"] > 3000
+
+
+def test_what_cannot_be_read_back(written: Path, tmp_path: Path) -> None:
+    """An encoder, or a tokenizer whose rules are not known here, read as something else."""
+    from edgedistill.gguf_tokenizer import read_bpe
+    from tests.tiny_models import tiny_bert
+
+    exporter.export(tiny_bert(tmp_path / "bert"), tmp_path / "gguf", SENTENCES, 48)
+    file = tmp_path / "gguf" / "model.gguf"
+    with pytest.raises(InputError) as error:
+        decoders.read_decoder(file, tmp_path / "back")
+    assert str(error.value) == f"{file}: a GGUF of a bert cannot be read back. Known are llama, qwen2, qwen3."
+    facts = read_gguf(written / "model.gguf").facts | {"tokenizer.ggml.pre": "tekken"}
+    with pytest.raises(InputError) as error:
+        read_bpe(facts, "x.gguf")
+    assert str(error.value) == (
+        "x.gguf: its tokenizer (gpt2, tekken) cannot be read back. "
+        "Known are byte-level BPE of the pre-tokenizers gpt-2, llama-bpe, qwen2, smollm; give the transformers folder instead."
+    )
+
+
+def test_a_token_that_is_not_there(tmp_path: Path) -> None:
+    """A stop token of another tokenizer: a model that never stops."""
+    source = tiny_decoder(tmp_path / "model")
+    (source / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    with pytest.raises(StageError) as error:
+        decoders.write_decoder(source, tmp_path / "gguf")
+    assert str(error.value) == "tokenizer_config.json: the eos token '</s>' is not in the vocabulary."
+
+
+def test_a_token_before_every_text(tmp_path: Path) -> None:
+    """Llama 3's first token left out, or put in twice: another answer to every text."""
+    from tokenizers import Tokenizer, processors
+
+    source = tiny_decoder(tmp_path / "model", pre="llama-bpe")
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{SPECIAL[0]} $A", special_tokens=[(SPECIAL[0], 0)])
+    tokenizer.save(str(source / "tokenizer.json"))
+    assert decoders.write_decoder(source, tmp_path / "gguf", CHAT)["token_texts"] > 2000
+    facts = read_gguf(tmp_path / "gguf" / "model.gguf").facts
+    assert (facts["tokenizer.ggml.add_bos_token"], facts["tokenizer.ggml.bos_token_id"]) == (
+        True,
+        0,
+    )  # not the one that tokenizer_config.json names
+    decoders.read_decoder(tmp_path / "gguf" / "model.gguf", tmp_path / "back")
+    back = Tokenizer.from_file(str(tmp_path / "back" / "tokenizer.json"))
+    assert all(back.encode(text).ids == tokenizer.encode(text).ids for text in CHAT) and back.encode("").ids == [0]

@@ -1,8 +1,8 @@
 """app: put a bundle into a sample app, with all that the app needs, in a folder that opens or builds as it is.
 
-A sample app is a folder in sample_apps/ with an `app.toml`: what it is, which tasks it answers, what is fetched for it (`native`: ONNX Runtime and
-headers for C++; `npm`: packages and which of their files), where the bundle goes (`bundle`), which files of other apps it uses (`also`), and what comes
-next. What is fetched has its digest there.
+A sample app is a folder in sample_apps/ with an `app.toml`: what it is, which tasks it answers, what is fetched for it (`native`: ONNX Runtime for
+C++; `json`: a header; `npm`: packages and which of their files), where the bundle goes (`bundle`), which files of other apps it uses (`also`), and
+what comes next. What is fetched has its digest there.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ NOT_COPIED = ("app.toml", "__init__.py", "__pycache__")
 
 @dataclass(frozen=True)
 class App:
-    """A sample app. formats: of bundles that it runs. bundle: where in the app it goes. npm: packages whose files go into `vendor/`. also: files of
-    other apps, as `app/file`. next: the commands that start it."""
+    """A sample app. formats: of bundles that it runs. bundle: where in the app it goes. native: the processor for which ONNX Runtime comes along.
+    json: where the C++ header for JSON goes. npm: packages whose files go into `vendor/`. also: files of other apps, as `app/file`, and where they
+    go. next: what starts it."""
 
     name: str
     about: str
@@ -35,6 +36,8 @@ class App:
     native: str | None = None
     npm: list[dict[str, Any]] = field(default_factory=list)
     also: list[str] = field(default_factory=list)
+    also_to: str = ""
+    json: str | None = None
 
 
 def app_names() -> list[str]:
@@ -58,10 +61,11 @@ def assemble(name: str, bundle: Path, out: Path) -> App:
     shutil.copytree(native.app_folder(name), out, ignore=shutil.ignore_patterns(*NOT_COPIED), dirs_exist_ok=True)
     if app.native:
         native.onnxruntime_folder(app.native, out / "onnxruntime")
-        native.json_folder(out / "json")
+    if app.json:
+        native.json_folder(out / app.json)
     for file in app.also:
         other, _, inside = file.partition("/")
-        shutil.copyfile(native.app_folder(other) / inside, out / Path(inside).name)
+        shutil.copyfile(native.app_folder(other) / inside, out / app.also_to / Path(inside).name)
     for package in app.npm:
         vendor(Package(**package), out / "vendor")
     # Nothing but the files that the manifest vouches for.

@@ -21,7 +21,7 @@ from edgedistill.models import load_tokenizer
 from edgedistill.objective import Term
 from edgedistill.progress import tick
 from edgedistill.prompts import Prompts, open_prompts
-from edgedistill.sequences import OWN_TEXT
+from edgedistill.sequences import OWN_TEXT, TEACHER_TOP
 from edgedistill.stages.distill import PROGRESS, Params, learning_rate
 from edgedistill.stages.prepare import read_settings
 from edgedistill.stages.write import TOP, Said, read_said, text_of
@@ -53,17 +53,19 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
         text = task.hard(rows.target(place), settings) if params.run == "labels" else said[place].written
         answers.append([*prompts.answer(text), stop])
     ours = Ids(load_tokenizer(start / "model"), load_tokenizer(labels))  # the labels hold the teacher's tokenizer
-    # Where the student spells an answer in other tokens than the teacher did, token stands against no token: such a row is left out.
+    # Where the student spells an answer in other tokens than the teacher did, token stands against no token: such a row is left out. The teacher's
+    # text alone can be learned in any tokens.
+    by_token = params.run != "labels" and TEACHER_TOP in needs_of(losses)
     fits = [
         number
         for number, place in enumerate(places)
-        if len(answers[number]) <= most and (params.run == "labels" or answers[number] == ours.of(said[place].ids))
+        if len(answers[number]) <= most and (not by_token or answers[number] == ours.of(said[place].ids))
     ]
     if not fits:
         raise StageError("no answer of the teacher has the same tokens for the student.", where="student.vocabulary", write='Write "full".')
     made = [causal.row_of(prompts.encode(rows.texts[places[number]])[0], answers[number]) for number in fits]
     columns: dict[str, Column] = {"labels": [labelled for _, labelled in made]}
-    if params.run != "labels":
+    if by_token:
         columns |= columns_of([said[places[number]] for number in fits], ours)
     own = OWN_TEXT in needs_of(losses) and any(loss.get("share", 0) > 0 for loss in losses)
     judge = Judge(causal.load(teacher / "model"), ours) if own and teacher is not None else None

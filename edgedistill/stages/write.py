@@ -130,7 +130,7 @@ def label(out: Path, params: WriteParams, *, prepared: Path, teacher: Path, tran
                 answers[number] = ids
             cut = [list(answer or [stop])[: params.max_tokens // 2] for answer in answers]
             found: dict[int, dict[str, Any]] = {}
-            for number, ids, logs, tail in kind.top(folder, list(zip(asked, cut, strict=True)), TOP):
+            for number, ids, logs, tail in kind.top(folder, list(zip(asked, cut, strict=True)), TOP, params.precision):
                 found[number] = {"top": ids.astype(small).tobytes(), "logs": logs.astype(np.float16).tobytes()} | {
                     "tail": tail.astype(np.float16).tobytes()
                 }

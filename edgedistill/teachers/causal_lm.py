@@ -1,8 +1,8 @@
 """A teacher that writes: any decoder of transformers, or a GGUF of one read back to torch, taught the task on its training answers.
 
 For this kind of teacher `texts` are the token ids of prompts, a label the ids of the answer with its stop token, and `logits` what it writes (ids). What
-it thinks of each token of an answer comes from `top`. It is trained in full: on two cores LoRA (arXiv:2106.09685) saves memory and little time, since the
-gradient still goes through every layer (DECISIONS.md).
+it thinks of each token of an answer comes from `top`. It is trained in full: a step with LoRA (arXiv:2106.09685) takes two thirds of the time, but
+which of the two teaches more in the same time was not compared (DECISIONS.md).
 """
 
 from __future__ import annotations
@@ -106,21 +106,23 @@ def logits(
     """The ids that it writes behind each prompt, half of max_tokens at most."""
     from edgedistill import causal
 
-    return causal.write(_opened(model), texts, max_tokens // 2, told=lambda done: tick("the teacher writes", done, len(texts)))
+    with causal.arithmetic(precision):
+        return causal.write(_opened(model), texts, max_tokens // 2, told=lambda done: tick("the teacher writes", done, len(texts)))
 
 
-def top(model: Path, rows: Sequence[tuple[Sequence[int], Sequence[int]]], k: int) -> Iterator[Any]:
+def top(model: Path, rows: Sequence[tuple[Sequence[int], Sequence[int]]], k: int, precision: str) -> Iterator[Any]:
     """What it thinks of each token of given answers: `causal.top`. Raises StageError when it thinks in numbers that are not finite."""
     import numpy as np
 
     from edgedistill import causal
 
-    for place, ids, logs, tail in causal.top(
-        _opened(model), rows, k, told=lambda done: tick("labelling with the teacher", done, len(rows))
-    ):
-        if not np.isfinite(logs).all():
-            raise StageError("the teacher gives logits that are not finite numbers.", where=str(model), write="Take another teacher.")
-        yield place, ids, logs, tail
+    with causal.arithmetic(precision):
+        for place, ids, logs, tail in causal.top(
+            _opened(model), rows, k, told=lambda done: tick("labelling with the teacher", done, len(rows))
+        ):
+            if not np.isfinite(logs).all():
+                raise StageError("the teacher gives logits that are not finite numbers.", where=str(model), write="Take another teacher.")
+            yield place, ids, logs, tail
 
 
 _last: dict[Path, Any] = {}

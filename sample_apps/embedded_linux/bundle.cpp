@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <stdexcept>
@@ -72,4 +73,49 @@ std::vector<float> Model::logits(std::vector<std::int64_t>& ids) {
   const auto out = session_.Run(Ort::RunOptions{nullptr}, names.data(), feeds.data(), feeds.size(), &wanted, 1);
   const auto* values = out[0].GetTensorData<float>();
   return {values, values + out[0].GetTensorTypeAndShapeInfo().GetElementCount()};
+}
+
+Bundle::Bundle(const std::string& folder) : folder_(folder), manifest_(read_json(folder + "/manifest.json")) {
+  const auto name = [&](const char* key) { return manifest_.at(key).get<std::string>(); };
+  if (name("format") != "onnx") throw std::runtime_error("the bundle is " + name("format") + ", this program runs onnx");
+  settings_ = manifest_.at("settings");
+  settings_["labels"] = manifest_.at("labels");
+  model_ = std::make_unique<Model>(folder + "/" + name("model"), folder + "/" + name("tokenizer"), manifest_.at("max_tokens").get<int>(),
+                                   manifest_.at("threads").get<int>());
+}
+
+json Bundle::ask(const std::string& text) {
+  const auto start = std::chrono::steady_clock::now();
+  std::vector<std::int64_t> ids = model_->encode(text);
+  json said = answer(manifest_.at("task").get<std::string>(), settings_, model_->logits(ids));
+  said.erase("target");
+  said["text"] = text;
+  said["ms"] = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  return said;
+}
+
+json Bundle::check() {
+  std::ifstream vectors(folder_ + "/golden.jsonl");
+  const double allowed = manifest_.at("logit_bound").get<double>();
+  double worst = 0;
+  int count = 0;
+  for (std::string line; std::getline(vectors, line); ++count) {
+    const json golden = json::parse(line);
+    std::vector<std::int64_t> ids = model_->encode(golden.at("text").get<std::string>());
+    const auto differs = [&](const std::string& what, const json& given, const json& wanted) {
+      return json{{"golden", "differs"}, {"vector", count + 1}, {"text", golden.at("text")}, {what, given}, {"wanted", wanted}};
+    };
+    if (json(ids) != golden.at("ids")) return differs("ids", ids, golden.at("ids"));
+    const std::vector<float> logits = model_->logits(ids);
+    for (std::size_t place = 0; place < logits.size(); ++place) {
+      const double apart = std::abs(logits[place] - golden.at("logits").at(place).get<double>());
+      if (!(apart <= allowed)) return differs("logits", logits, golden.at("logits"));  // written so that a NaN differs too
+      worst = std::max(worst, apart);
+    }
+    if (golden.at("answer").is_null()) continue;
+    const json said = answer(manifest_.at("task").get<std::string>(), settings_, logits).at("answer");
+    if (said != golden.at("answer")) return differs("answer", said, golden.at("answer"));
+  }
+  if (count == 0) throw std::runtime_error("there is no golden vector in " + folder_ + "/golden.jsonl");
+  return {{"golden", "equal"}, {"vectors", count}, {"worst_logit", worst}, {"allowed", allowed}};
 }

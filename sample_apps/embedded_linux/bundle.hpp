@@ -32,3 +32,22 @@ class Model {
 };
 
 nlohmann::json read_json(const std::string& path);
+
+// A bundle's folder. Throws std::runtime_error for what is no bundle that these programs answer.
+class Bundle {
+ public:
+  explicit Bundle(const std::string& folder);
+
+  std::vector<std::int64_t> encode(const std::string& text) const { return model_->encode(text); }
+
+  // {"answer": …, "confidence": …, "text": …, "ms": …}: text in, answer out, with the time that took.
+  nlohmann::json ask(const std::string& text);
+
+  // Every golden vector: ids equal, logits within the manifest's bound, answer equal. {"golden": "equal", …}, or {"golden": "differs", …} with the first.
+  nlohmann::json check();
+
+ private:
+  std::string folder_;
+  nlohmann::json manifest_, settings_;
+  std::unique_ptr<Model> model_;
+};

