@@ -246,6 +246,28 @@ def init(
     return None
 
 
+@app.command()
+def trim(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The new folder.")],
+    target: Annotated[str | None, typer.Option("--target", "-t", help="For this target instead of the bundle's own.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put the model into ONNX Runtime's own format and list the operators that it needs, for a library built with these alone."""
+    from edgedistill.stages.trim import OPERATORS
+    from edgedistill.stages.trim import trim as make
+    from edgedistill.stages.verify import summary
+
+    made = make(bundle, out, target)
+    if as_json:
+        return _json({**vars(made), "golden": vars(made.golden), "folder": str(out)})
+    count = sum(len(line.split(";")[2].split(",")) for line in made.operators)
+    print(f"Wrote {out}: {made.bytes_before / 1e6:.2f} MB became {made.bytes_after / 1e6:.2f}, {count} operators")
+    print(f"{summary(made.golden)} on {made.target}, {made.how}")
+    print(f"Build ONNX Runtime with --minimal_build --include_ops_by_config {out / OPERATORS} --enable_reduced_operator_type_support")
+    return None
+
+
 @app.command(name="app")
 def assemble_app(
     name: Annotated[str | None, typer.Argument(help="The app; without one, all are listed.")] = None,
