@@ -142,8 +142,16 @@ def bench(
 
 
 @app.command()
-def verify(bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")], as_json: AsJson = False) -> None:
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    everywhere: Annotated[
+        bool, typer.Option("--everywhere", help="On every kind of processor that can be had from here: x86, ARM, WebAssembly, Node.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Check a bundle's digests and golden vectors on the runtime. Needs no torch: CI on a device calls this."""
+    if everywhere:
+        return _everywhere_agrees(bundle, as_json)
     from edgedistill.stages.verify import summary
     from edgedistill.stages.verify import verify as check
 
@@ -153,6 +161,24 @@ def verify(bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
     else:
         print(summary(result))
     raise typer.Exit(0 if result.good else 1)
+
+
+def _everywhere_agrees(bundle: Path, as_json: bool) -> None:
+    from rich.table import Table
+
+    from edgedistill.stages import agree
+
+    with _progress():
+        places = agree.agree(bundle)
+    if as_json:
+        _json({"places": agree.as_json(places), "verdict": agree.verdict(places)})
+    else:
+        table = Table("where", "equal", "largest logit difference", "first that differs, or what is missing")
+        for row in agree.rows(places):
+            table.add_row(*row)
+        _console().print(table)
+        _console().print(agree.verdict(places))
+    raise typer.Exit(0 if all(place.result is None or place.result.good for place in places) else 1)
 
 
 @app.command()
@@ -217,6 +243,28 @@ def init(
     for line in describe(profile):
         print(line)
     print(f"\nWrote {recipe}. Next: edgedistill plan {recipe}")
+    return None
+
+
+@app.command()
+def trim(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The new folder.")],
+    target: Annotated[str | None, typer.Option("--target", "-t", help="For this target instead of the bundle's own.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put the model into ONNX Runtime's own format and list the operators that it needs, for a library built with these alone."""
+    from edgedistill.stages.trim import OPERATORS
+    from edgedistill.stages.trim import trim as make
+    from edgedistill.stages.verify import summary
+
+    made = make(bundle, out, target)
+    if as_json:
+        return _json({**vars(made), "golden": vars(made.golden), "folder": str(out)})
+    count = sum(len(line.split(";")[2].split(",")) for line in made.operators)
+    print(f"Wrote {out}: {made.bytes_before / 1e6:.2f} MB became {made.bytes_after / 1e6:.2f}, {count} operators")
+    print(f"{summary(made.golden)} on {made.target}, {made.how}")
+    print(f"Build ONNX Runtime with --minimal_build --include_ops_by_config {out / OPERATORS} --enable_reduced_operator_type_support")
     return None
 
 

@@ -14,7 +14,7 @@ from edgedistill.recipe import Recipe
 from edgedistill.target import Target, find_target, target_names
 
 DOCS = Path(__file__).parent.parent / "docs"
-VERBS = ("compile", "plan", "bench", "verify", "compare", "report", "init", "targets", "schema", "doctor")
+VERBS = ("compile", "plan", "bench", "verify", "compare", "report", "init", "app", "trim", "targets", "schema", "doctor")
 
 
 def documents() -> dict[str, str]:

@@ -91,11 +91,12 @@ def open_runner(link: Link, runtime: str, request: dict[str, Any], limits: Limit
     built = native.build(kind)
     libraries = {library.name: library for library in native.c_libraries(kind)}
     program = _sent(link, "runner", {"runner": built / "runner", "libonnxruntime.so.1": built / "libonnxruntime.so.1", **libraries})
-    model = _sent(link, "model", {"model.onnx": Path(request["model"]), "tokenizer.json": Path(request["tokenizer"])})
+    file = f"model{Path(request['model']).suffix}"  # by which ONNX Runtime tells its two formats apart
+    model = _sent(link, "model", {file: Path(request["model"]), "tokenizer.json": Path(request["tokenizer"])})
     here = shlex.quote(program)
     return RunnerProcess(
         [*_adb(link), "shell", "-T", f"{shell(limits)}{here}/{native.LOADERS[kind]} --library-path {here} {here}/runner"],
-        request | {"model": f"{model}/model.onnx", "tokenizer": f"{model}/tokenizer.json"},
+        request | {"model": f"{model}/{file}", "tokenizer": f"{model}/tokenizer.json"},
         name="the runner on the phone",
         seconds=300,
         seconds_a_text=5,

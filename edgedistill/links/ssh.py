@@ -71,10 +71,11 @@ def open_runner(link: Link, runtime: str, request: dict[str, Any], limits: Limit
         raise TargetError(f"the link ssh runs onnxruntime, not {runtime}.", where="target: runtime")
     built = native.build(_machine(link))
     program = _sent(link, "runner", {"runner": built / "runner", "libonnxruntime.so.1": built / "libonnxruntime.so.1"})
-    model = _sent(link, "model", {"model.onnx": Path(request["model"]), "tokenizer.json": Path(request["tokenizer"])})
+    file = f"model{Path(request['model']).suffix}"  # by which ONNX Runtime tells its two formats apart
+    model = _sent(link, "model", {file: Path(request["model"]), "tokenizer.json": Path(request["tokenizer"])})
     return RunnerProcess(
         [*_ssh(link), _host(link), f"{shell(limits)}{shlex.quote(program)}/runner"],
-        request | {"model": f"{model}/model.onnx", "tokenizer": f"{model}/tokenizer.json"},
+        request | {"model": f"{model}/{file}", "tokenizer": f"{model}/tokenizer.json"},
         name=f"the runner on {_host(link)}",
         seconds=300,
         seconds_a_text=5,

@@ -1,0 +1,114 @@
+"""agree: one bundle on every kind of processor that can be had from this machine, and on which of them it gives its golden answers.
+
+int8 products are not one thing: x86 with VNNI adds them up exactly, x86 with AVX2 alone in steps that can saturate, ARM with and without a dot product in
+other orders, and WebAssembly in its own. A scheme that depends on the processor shows here, before a user of that processor sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgedistill import plugins
+from edgedistill.bundle_format import read_bundle, read_golden
+from edgedistill.errors import StageError, TargetError
+from edgedistill.progress import tick
+from edgedistill.stages.benchmark import this_machine
+from edgedistill.stages.verify import Result, on_runner
+from edgedistill.target import Link
+
+# What int8 takes on a processor → where that can be had.
+PLACES = {
+    "this machine, Python": Link(kind="local"),
+    "this machine, C++": Link(kind="local_cpp"),
+    "x86 with AVX2, no VNNI (Haswell)": Link(kind="qemu", cpu="x86-64-v3"),
+    "arm64, no dot product (Cortex-A53)": Link(kind="qemu", cpu="cortex-a53"),
+    "arm64, no dot product (Cortex-A72)": Link(kind="qemu", cpu="cortex-a72"),
+    "arm64, dot product (Cortex-A76)": Link(kind="qemu", cpu="cortex-a76"),
+    "WebAssembly SIMD (Chromium)": Link(kind="browser"),
+    "Node": Link(kind="node"),
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """One kind of processor. result: the golden vectors there; None where it was not run, and `missing` says why."""
+
+    name: str
+    result: Result | None
+    missing: str = ""
+
+
+def agree(folder: Path) -> list[Place]:
+    """The golden vectors of a bundle at every place. Raises BundleError for one that is not whole."""
+    manifest = read_bundle(folder)
+    vectors = list(read_golden(folder / "golden.jsonl"))
+    request = {
+        "model": str(folder / manifest.model),
+        "tokenizer": str(folder / manifest.tokenizer),
+        "max_tokens": manifest.max_tokens,
+        "threads": 1,
+        "task": manifest.task,
+        "settings": manifest.task_settings(),
+        "first_text": vectors[0].text,
+    }
+
+    def at(name: str, link: Link) -> Place:
+        module = plugins.find("links", link.kind)
+        refuses = getattr(module, "refuses", lambda task, tokenizer: None)
+        try:
+            if missing := refuses(manifest.task, folder / manifest.tokenizer) or module.ready(link):
+                return Place(name, None, missing)
+            runner = module.open_runner(link, manifest.runtime, request)
+        except (TargetError, StageError) as error:
+            return Place(name, None, error.paragraph())
+        try:
+            return Place(name, on_runner(manifest.name, manifest.logit_bound, vectors, runner))
+        except StageError as error:
+            return Place(name, None, error.paragraph())
+        finally:
+            runner.close()
+
+    places = []
+    for number, (name, link) in enumerate(PLACES.items(), 1):
+        places.append(at(name, link))
+        tick("places", number, len(PLACES))
+    return places
+
+
+def verdict(places: list[Place]) -> str:
+    """On which of them the answers agree, in a sentence."""
+    ran = [place for place in places if place.result]
+    other = [place.name for place in ran if place.result and not place.result.good]
+    vectors = max((place.result.vectors for place in ran if place.result), default=0)
+    left = f"; {len(places) - len(ran)} could not be run" if len(ran) < len(places) else ""
+    if other:
+        return f"The bundle answers otherwise on {len(other)} of {len(ran)}: {', '.join(other)}{left}."
+    vnni = "with" if any("vnni" in flag for flag in this_machine()["isa"]) else "without"
+    return f"All {vectors} golden vectors agree on {len(ran)} of {len(ran)} (this machine is one {vnni} VNNI){left}."
+
+
+def rows(places: list[Place]) -> Iterator[tuple[str, str, str, str]]:
+    """For a table: the place, how many vectors are equal, the largest difference of a logit, what is wrong or missing."""
+    for place in places:
+        if place.result is None:
+            yield place.name, "", "", f"not run: {place.missing}"
+        else:
+            result = place.result
+            yield (
+                place.name,
+                f"{result.vectors - len(result.wrong)} of {result.vectors}",
+                f"{result.worst_logit:.2g}",
+                "; ".join(result.wrong[:1]),
+            )
+
+
+def as_json(places: list[Place]) -> list[dict[str, Any]]:
+    """Plain values."""
+    found = []
+    for place in places:
+        facts = {**vars(place.result), "good": place.result.good} if place.result else {"missing": place.missing}
+        found.append(facts | {"name": place.name})
+    return found
