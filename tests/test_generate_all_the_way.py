@@ -145,7 +145,8 @@ def test_voice_commands_with_the_real_teacher(tmp_path: Path, monkeypatch: pytes
     """The sample app's own recipe on the real SmolLM2, read back from its GGUF: two of its layers, a few steps, so nothing is learned but the way."""
     monkeypatch.setattr(generate, "FEWEST_SAMPLES", 24)
     app = Path(__file__).parent.parent / "sample_apps" / "voice_commands"
-    make = [sys.executable, str(app / "make_data.py"), "--out", str(tmp_path / "data"), "--rows", "48", "--test-rows", "16"]
+    make = [sys.executable, str(app / "make_data.py"), "--out", str(tmp_path / "data"), "--rows", "64", "--test-rows", "16"]
+    make += ["--intents", "HassTurnOn", "HassTurnOff"]
     subprocess.run(make, check=True, capture_output=True)
     recipe = (app / "recipe.toml").read_text()
     for old, new in (
