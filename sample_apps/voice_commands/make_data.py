@@ -155,6 +155,7 @@ def spoken(text: str, values: set[str], draw: random.Random) -> str:
 def rows(templates: Templates, count: int, chosen: list[tuple[str, dict[str, Any], str]]) -> list[dict[str, str]]:
     """About `count` different commands, as many of each template as it has fillings for."""
     found: dict[str, dict[str, str]] = {}
+    templates.draw.shuffle(chosen)  # few rows are then of all kinds
     for _ in range(4):
         for intent, block, template in chosen:
             for _ in range(max(1, round(count / len(chosen) / 2))):
