@@ -144,8 +144,8 @@ def test_limits_that_nobody_holds(tmp_path: Path) -> None:
     """A limit in a target file whose link does nothing about it."""
     with pytest.raises(TargetError) as error:
         find_target(target(tmp_path, "memory_mb = 64", "browser"))
-    assert str(error.value).endswith('limits: the link "browser" holds none; these do: local, local_cpp, qemu, ssh.')
-    assert limits.shell(Limits(memory_mb=64, cores=2)) == "ulimit -d 62500 && exec taskset -c 0-1 "
+    assert str(error.value).endswith('limits: the link "browser" holds none; these do: adb, local, local_cpp, qemu, ssh.')
+    assert limits.shell(Limits(memory_mb=64, cores=2)) == "ulimit -d 62500 && exec taskset 3 "
     assert limits.shell(Limits()) == "exec "
     with pytest.raises(StageError) as quota:
         limits.shell(Limits(cpu_quota=0.5))

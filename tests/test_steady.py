@@ -53,7 +53,7 @@ def test_a_sustained_run(cpp: None, tiny_bundle: Path, tmp_path: Path) -> None: 
     assert done.returncode in (0, 3), done.stderr  # 3: a machine that drifts three times
     result = json.loads(done.stdout)
     curve = result["sustained"]
-    assert curve["seconds"] >= 2 and curve["windows"][0]["at_s"] < 0.1 < 1 < curve["windows"][-1]["at_s"]
+    assert curve["seconds"] >= 2 and len(curve["windows"]) >= 2 and curve["windows"][0]["at_s"] < 1
     assert all(window["total_ns"] and 0 < window["p50_ms"] <= window["p90_ms"] for window in curve["windows"])
     assert {
         "name": "sustained",

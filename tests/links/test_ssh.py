@@ -14,10 +14,12 @@ import pytest
 
 from edgedistill import native
 from edgedistill.bundle_format import read_golden
-from edgedistill.errors import StageError, TargetError
+from edgedistill.errors import DeviceMemoryError, StageError, TargetError
+from edgedistill.limits import Limits
 from edgedistill.links import ssh
 from edgedistill.stages.bench import bench
 from edgedistill.target import Link
+from tests.links.test_browser import request
 from tests.test_pipeline import edgedistill
 
 SSHD = "/usr/sbin/sshd"
@@ -116,6 +118,16 @@ def test_a_bundle_is_measured_on_the_board(board: Board, tiny_bundle: Path) -> N
     assert {path: path.stat().st_mtime_ns for path in (board.folder / "board").rglob("*")} == sent
     facts = ssh.machine(board.link())
     assert facts["system"].startswith("Linux ") and facts["cpu"] != "processor unknown"
+
+
+def test_the_board_is_held_to_its_limits(board: Board, tiny_bundle: Path) -> None:
+    """A limit that holds on this machine alone."""
+    runner = ssh.open_runner(board.link(), "onnxruntime", request(tiny_bundle), Limits(memory_mb=64, cores=1))
+    assert len(runner.ask({"texts": ["a"], "wants": ["answers"]})["answers"]) == 1
+    runner.close()
+    with pytest.raises(DeviceMemoryError) as error:
+        ssh.open_runner(board.link(), "onnxruntime", request(tiny_bundle), Limits(memory_mb=6))
+    assert "ran out of memory: the device gives it 6 MB (limits.memory_mb)" in str(error.value)
 
 
 def test_what_goes_wrong_on_the_way_is_one_sentence(board: Board, tiny_bundle: Path) -> None:
