@@ -165,7 +165,7 @@ def test_voice_commands_with_the_real_teacher(tmp_path: Path, monkeypatch: pytes
     assert made.bundle is not None and verify(made.bundle).good
     names = {variant.name: variant for variant in made.report.variants}
     assert {"teacher q8_0", "student q8_0", "student q4_0_imatrix"} < set(names)
-    assert names["teacher q8_0"].size_bytes > 8 * names["student q8_0"].size_bytes  # most of it is the vocabulary
+    assert names["teacher q8_0"].size_bytes > 4 * names["student q8_0"].size_bytes  # most of it is the vocabulary
     rows = {tuple(sorted(json.loads(line))) for line in (tmp_path / "data" / "train.jsonl").read_text().splitlines()}
     assert rows == {("answer", "template", "text")}
     templates = [{json.loads(line)["template"] for line in (tmp_path / "data" / f"{name}.jsonl").open()} for name in ("train", "test")]
