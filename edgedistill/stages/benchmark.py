@@ -207,7 +207,7 @@ def _notes(model: Path) -> list[str]:
     facts = json.loads((model / "facts.json").read_text()) if (model / "facts.json").is_file() else {}
     said = Counter(facts.get("replaced", {}).values())
     notes += [f"{count} tensors are {what}" for what, count in sorted(said.items())]
-    if facts.get("divergence"):
+    if facts.get("how") == "mixed":  # of a GGUF
         apart = facts["divergence"]
         chosen = f"{apart['mixed'] / apart['stock']:.2f} of stock's" if apart["stock"] else "0"
         notes.append(f"types chosen by measured sensitivity: divergence from float {chosen}; taken was {facts['won']}")
