@@ -7,7 +7,7 @@ OUT := out/question-router
 VOICE := sample_apps/voice_commands
 SAID := out/voice-commands/laptop-x86-llama
 
-.PHONY: demo demo-generate test test-long lint docs bench setup clean
+.PHONY: demo demo-generate test test-long test-demo lint docs bench setup clean
 
 demo:
 	@scripts/setup.sh
@@ -34,7 +34,11 @@ test:
 
 test-long:
 	@scripts/setup.sh tests
-	$(RUN)/python -m pytest -m long
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -m long -n 2 --dist loadfile
+
+test-demo:
+	@scripts/setup.sh tests
+	$(RUN)/python -m pytest -m demo
 
 lint:
 	@scripts/setup.sh tests

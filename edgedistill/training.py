@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import os
 import warnings
@@ -212,9 +213,17 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, np.ndarray]:
 
 
 def _newest(checkpoints: Path) -> str | None:
-    """The newest whole checkpoint. trainer_state.json is written last, so a folder without it was cut off by a kill."""
-    whole = [folder for folder in checkpoints.glob("checkpoint-*") if (folder / "trainer_state.json").is_file()]
+    """The newest whole checkpoint. trainer_state.json is written last, so a folder without it, or with a part of it, was cut off by a kill."""
+    whole = [folder for folder in checkpoints.glob("checkpoint-*") if _is_json(folder / "trainer_state.json")]
     return str(max(whole, key=lambda folder: int(folder.name.split("-")[1]))) if whole else None
+
+
+def _is_json(file: Path) -> bool:
+    try:
+        json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 APP = ROOT / "sample_apps" / "question_router"
 
 
-@pytest.mark.long
+@pytest.mark.demo
 def test_demo_on_real_data(tmp_path: Path) -> None:
     """A pipeline that works on toys alone. The bounds leave room for seeds and machines; README has the figures of a real run."""
     done = edgedistill("compile", APP / "recipe.toml", "-o", tmp_path / "out", home=tmp_path / "home", timeout=3000)

@@ -297,7 +297,15 @@ def test_every_loss_keeps_the_contract(name: str) -> None:
         "teacher_hidden": tuple(other),
         "teacher_attention": ((other[0], other[1], other[2]),) * 2,
     }
-    assert batch.keys() >= plugin.NEEDS
+    # Of answers that are written: the two likeliest tokens and the rest, one line a token.
+    logs = torch.tensor([[0.6, 0.3], [0.5, 0.4], [0.7, 0.2], [0.8, 0.1]]).log()
+    written = {
+        "teacher_ids": torch.tensor([[0, 2], [1, 0], [2, 1], [0, 1]]),
+        "teacher_logs": logs,
+        "teacher_tail": torch.full((4,), 0.1).log(),
+    }
+    assert {*batch, "teacher_top", "teacher_text", "own_text"} >= plugin.NEEDS
+    batch |= written
     batch["attention_mask"] = torch.tensor([[1] * 5, [1, 1, 0, 0, 0], [1] * 5, [1, 1, 1, 1, 0]])
     parts = [plugin.attach(Sizes(1, (8, 8), 8, 2, 8), Sizes(2, (8, 8, 8), 8, 2, 16), plugin.Options())] if hasattr(plugin, "attach") else []
     value = plugin.loss(student, batch, plugin.Options(), *parts)

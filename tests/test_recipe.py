@@ -91,7 +91,8 @@ def test_every_target_reads(name: str) -> None:
     """A target file with a mistake, or whose name is not its file's."""
     target = find_target(name)
     assert target.name == name
-    assert target.link.kind == "local" or "ot measured by us" in Path(f"targets/{name}.toml").read_text()
+    here = ("local", "node", "browser")  # these are measured on this machine
+    assert target.link.kind in here or "ot measured by us" in Path(f"targets/{name}.toml").read_text()
 
 
 @pytest.mark.parametrize(

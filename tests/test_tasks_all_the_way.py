@@ -62,7 +62,8 @@ def test_tag(tmp_path: Path, tiny_teacher: Path) -> None:
     start, end, name = golden.answer[0]
     assert golden.text[start:end] and name in QUEUES
     app = Redactor(bundle)  # the app has its own few lines for spans: they must say what the task says
-    assert all([[*span] for span in app.spans(vector.text)] == vector.answer for vector in read_golden(bundle / "golden.jsonl"))
+    golden = [vector for vector in read_golden(bundle / "golden.jsonl") if vector.answer is not None]
+    assert golden and all([[*span] for span in app.spans(vector.text)] == vector.answer for vector in golden)
     assert app.redact("please refund the parcel") == app.redact("please refund the parcel ").rstrip()
 
 

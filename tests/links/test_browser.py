@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -146,7 +147,9 @@ def test_a_page_that_misbehaves(
     """A build that waits all night for a page that hangs, a stack of playwright's, or browsers that are left behind."""
     monkeypatch.setattr(javascript, "FOLDER", changed(tmp_path, "page.mjs", old, new))
     monkeypatch.setattr(browser, "SECONDS", 8 if "for" in new or "nothing" in new else 60)
-    monkeypatch.setenv("TMPDIR", str(tmp_path))  # the browser's profile: shows who is ours
+    # The browser's profile: shows who is ours. It holds a socket, whose path must be short.
+    profiles = Path(tempfile.mkdtemp(prefix="edge-"))
+    monkeypatch.setenv("TMPDIR", str(profiles))
     with pytest.raises(StageError) as error:
         runner = browser.open_runner(PAGE, "onnxruntime", request(tiny_bundle))
         runner.ask({"texts": ["a"]})
@@ -154,7 +157,8 @@ def test_a_page_that_misbehaves(
     if "runner" in locals():
         runner.close()
     commands = [file.read_bytes() for file in Path("/proc").glob("[0-9]*/cmdline") if file.exists()]
-    assert not [command for command in commands if str(tmp_path / "playwright").encode() in command]
+    assert not [command for command in commands if str(profiles / "playwright").encode() in command]
+    shutil.rmtree(profiles, ignore_errors=True)
 
 
 def test_javascript_answers_as_the_tasks_do(tmp_path: Path) -> None:
