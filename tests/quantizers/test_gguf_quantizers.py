@@ -107,10 +107,10 @@ def held_to_the_contract(scheme: str, graphs: Path, tmp_path: Path, twice: bool 
     if twice:
         assert file_digest(once / "model.gguf") == file_digest(tmp_path / "twice" / "model.gguf")
     right = answers(graphs, rows)
-    # Root mean square error as a share of the logits' spread. Random weights have no slack: a real student's are a tenth of these (DECISIONS.md), and
-    # of one or two bits nothing is left but numbers.
+    # Root mean square error as a share of the logits' spread. Random weights have no slack: a real student's are a tenth of these (DECISIONS.md),
+    # and one or two bits leave little (4.7 and 5.9 were seen).
     error, bits = np.sqrt(((answers(once, rows) - right) ** 2).mean()) / right.std(), _bits(SCHEMES[scheme][0])
-    assert 0 < error < {16: 0.05, 8: 0.15, 6: 0.5, 5: 0.8, 4: 1.5, 3: 4.0}.get(bits, np.inf), error
+    assert 0 < error < {16: 0.05, 8: 0.15, 6: 0.5, 5: 0.8, 4: 1.5, 3: 4.0}.get(bits, 8.0), error
     facts = json.loads((once / "facts.json").read_text())
     assert facts["bytes"] == (once / "model.gguf").stat().st_size < LARGEST * facts["float_bytes"] and facts["replaced"] == {}
     assert facts["importance_texts"] == (len(SENTENCES) if SCHEMES[scheme][1] else 0)
