@@ -20,7 +20,7 @@ from pathlib import Path
 
 from edgedistill import npm
 from edgedistill.digests import file_digest
-from edgedistill.errors import StageError
+from edgedistill.errors import StageError, TargetError, nearest
 from edgedistill.sources import home
 
 # In a checkout the apps stand beside the package; an installed package carries them inside.
@@ -70,6 +70,13 @@ def app_folders() -> list[Path]:
 def app_folder(name: str) -> Path:
     """The files of a sample app."""
     return next(folder / name for folder in app_folders() if (folder / name).is_dir())
+
+
+def known(machine: str) -> str:
+    """A processor family for which there is a runner. Raises TargetError with the nearest name for another."""
+    if machine not in MACHINES:
+        raise TargetError(f'there is no runner for "{machine}".', where="target: link.machine", write=nearest(machine, MACHINES))
+    return machine
 
 
 def lacking(machine: str) -> str | None:

@@ -24,6 +24,10 @@ class Link(Section):
 
     kind: str
 
+    def option(self, name: str, default: str = "") -> str:
+        """One of the link's own options, as text."""
+        return str((self.model_extra or {}).get(name, default))
+
 
 class Target(Section):
     """A device or a class of devices."""

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill import native
-from edgedistill.errors import StageError, TargetError, nearest
+from edgedistill.errors import StageError, TargetError
 from edgedistill.limits import NONE, Limits, shell
 from edgedistill.native import refuses
 from edgedistill.remote import NotSentError, last_line, sent
@@ -63,7 +63,7 @@ def ready(link: Link) -> str | None:
 
 def identity(link: Link) -> str:
     """What answers: the phone and the runner's digest."""
-    return f"{_option(link, 'serial') or 'the phone'}, runner {native.identity(_machine(link))[:8]}"
+    return f"{link.option('serial') or 'the phone'}, runner {native.identity(_machine(link))[:8]}"
 
 
 def machine(link: Link) -> dict[str, str]:
@@ -107,19 +107,12 @@ def open_runner(link: Link, runtime: str, request: dict[str, Any], limits: Limit
     )
 
 
-def _option(link: Link, name: str, default: str = "") -> str:
-    return str((link.model_extra or {}).get(name, default))
-
-
 def _machine(link: Link) -> str:
-    name = _option(link, "machine", "aarch64")
-    if name not in native.MACHINES:
-        raise TargetError(f'there is no runner for "{name}".', where="target: link.machine", write=nearest(name, native.MACHINES))
-    return name
+    return native.known(link.option("machine", "aarch64"))
 
 
 def _adb(link: Link) -> list[str]:
-    serial = _option(link, "serial")
+    serial = link.option("serial")
     if serial and not re.fullmatch(r"[\w.:-]+", serial):
         raise TargetError(f"{serial!r} is no serial number.", where="target: link.serial", write="`adb devices` lists them.")
     return ["adb", *(["-s", serial] if serial else [])]
@@ -150,7 +143,7 @@ def _end(link: Link, code: int, said: str) -> str | None:
 
 def _sent(link: Link, what: str, files: Mapping[str, Path]) -> str:
     try:
-        return sent(lambda command, given: _there(link, command, given), _option(link, "folder", FOLDER), what, files)
+        return sent(lambda command, given: _there(link, command, given), link.option("folder", FOLDER), what, files)
     except NotSentError as problem:
         raise StageError(f"{what} could not be sent to the phone: {last_line(str(problem), 'it said nothing')}.") from None
 

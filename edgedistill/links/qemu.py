@@ -71,7 +71,7 @@ def about(link: Link) -> str:
 
 def ready(link: Link) -> str | None:
     """None, or what to install. Without a processor: for any."""
-    machine = _cpu(link).machine if (link.model_extra or {}).get("cpu") else "aarch64"
+    machine = _cpu(link).machine if link.option("cpu") else "aarch64"
     wanted = [(shutil.which(f"qemu-{machine}") is not None, "qemu-user")]
     if machine == "aarch64":
         wanted.append((SYSTEM.is_dir(), "g++-aarch64-linux-gnu"))
@@ -83,7 +83,7 @@ def ready(link: Link) -> str | None:
 
 def identity(link: Link) -> str:
     """What answers: the runner's digest and the processor."""
-    return f"{link.model_extra and link.model_extra['cpu']} in qemu, runner {native.identity(_cpu(link).machine)[:8]}"
+    return f"{link.option('cpu')} in qemu, runner {native.identity(_cpu(link).machine)[:8]}"
 
 
 def open_runner(link: Link, runtime: str, request: dict[str, Any], limits: Limits = NONE) -> RunnerProcess:
@@ -146,7 +146,7 @@ def command(cpu: Cpu, *options: str, program: str = "runner") -> list[str]:
 
 
 def _cpu(link: Link) -> Cpu:
-    cpu = str((link.model_extra or {}).get("cpu", ""))
+    cpu = link.option("cpu")
     if cpu not in CPUS:
         raise TargetError(f'qemu plays no processor "{cpu}".', where="target: link.cpu", write=nearest(cpu, CPUS))
     return CPUS[cpu]

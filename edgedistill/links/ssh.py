@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill import native
-from edgedistill.errors import StageError, TargetError, nearest
+from edgedistill.errors import StageError, TargetError
 from edgedistill.limits import NONE, Limits, shell
 from edgedistill.native import refuses
 from edgedistill.remote import NotSentError, last_line, sent
@@ -49,7 +49,7 @@ def ready(link: Link) -> str | None:
     """None when the board answers and lets us in, else what is wrong."""
     if shutil.which("ssh") is None:
         return "ssh is missing. Run: sudo apt-get install openssh-client"
-    if not _option(link, "host"):
+    if not link.option("host"):
         return NO_HOST
     done = _there(link, "true")
     return _meaning(link, done.stderr.decode(errors="replace")) if done.returncode else native.lacking(_machine(link))
@@ -86,12 +86,8 @@ def open_runner(link: Link, runtime: str, request: dict[str, Any], limits: Limit
     )
 
 
-def _option(link: Link, name: str, default: str = "") -> str:
-    return str((link.model_extra or {}).get(name, default))
-
-
 def _host(link: Link) -> str:
-    host = _option(link, "host")
+    host = link.option("host")
     # ssh would take what begins with a dash for an option, and options can run commands.
     if not re.fullmatch(r"[A-Za-z0-9_][\w.@:%-]*", host):
         raise TargetError(
@@ -101,18 +97,15 @@ def _host(link: Link) -> str:
 
 
 def _machine(link: Link) -> str:
-    name = _option(link, "machine", "aarch64")
-    if name not in native.MACHINES:
-        raise TargetError(f'there is no runner for "{name}".', where="target: link.machine", write=nearest(name, native.MACHINES))
-    return name
+    return native.known(link.option("machine", "aarch64"))
 
 
 def _ssh(link: Link) -> list[str]:
     options = ["BatchMode=yes", "StrictHostKeyChecking=yes", f"ConnectTimeout={SECONDS}", "ServerAliveInterval=15"]
-    if known := _option(link, "known_hosts"):
+    if known := link.option("known_hosts"):
         options.append(f"UserKnownHostsFile={Path(known).expanduser()}")
-    command = ["ssh", "-p", str(int(_option(link, "port", "22")))]
-    if key := _option(link, "key"):
+    command = ["ssh", "-p", str(int(link.option("port", "22")))]
+    if key := link.option("key"):
         command += ["-i", str(Path(key).expanduser()), "-o", "IdentitiesOnly=yes"]
     return command + [part for option in options for part in ("-o", option)]
 
@@ -137,7 +130,7 @@ def _end(link: Link, code: int, said: str) -> str | None:
 
 def _sent(link: Link, what: str, files: Mapping[str, Path]) -> str:
     try:
-        return sent(lambda command, given: _there(link, command, given), _option(link, "folder", ".cache/edgedistill"), what, files)
+        return sent(lambda command, given: _there(link, command, given), link.option("folder", ".cache/edgedistill"), what, files)
     except NotSentError as problem:
         raise StageError(f"{what} could not be sent: {_meaning(link, str(problem))}.", where=_host(link)) from None
 
