@@ -15,22 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from edgedistill.models import check_folder
 from edgedistill.training import pad, quiet
 
 ROWS_A_BATCH = 32
 BESIDE = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")  # what a decoder's folder has beside config and weights
-
-
-def load(folder: Path) -> Any:
-    """A decoder of transformers, float32, safetensors only and no code of its own."""
-    from transformers import AutoModelForCausalLM
-
-    check_folder(folder)
-    with quiet():
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
-        ).eval()
 
 
 def save(model: Any, source: Path, out: Path) -> None:

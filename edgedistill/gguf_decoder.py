@@ -25,8 +25,7 @@ from edgedistill.errors import InputError, ParityError, StageError
 from edgedistill.gguf_file import read_gguf
 from edgedistill.gguf_tokenizer import SPECIAL, bpe_gap, check_ids, read_bpe, write_bpe
 from edgedistill.llama_causal import kl, open_decoder
-from edgedistill.models import check_folder
-from edgedistill.training import quiet
+from edgedistill.models import check_folder, load_decoder
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")  # called the same by transformers and by llama.cpp
 CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
@@ -296,18 +295,6 @@ def _rows(tokenizer: Path, texts: Sequence[str], max_tokens: int) -> Iterator[li
     length = max(FEWEST_TOKENS, min(64, max_tokens))
     for _ in range(max(1, CHECKED_TOKENS // 8 // length)):
         yield draw.integers(0, reference.get_vocab_size(), length).tolist()
-
-
-def load_decoder(folder: Path) -> Any:
-    """The torch model of a folder, in float32."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    check_folder(folder)
-    with quiet():
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
-        ).eval()
 
 
 # --- and back ---------------------------------------------------------------------------------------------------------------------------

@@ -23,6 +23,18 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 SENTENCES = "sentence-similarity"  # the hub's name of the task whose answer is a vector
 
 
+def load_decoder(folder: Path) -> Any:
+    """A decoder of transformers in torch, float32, safetensors only and no code of its own."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    check_folder(folder)
+    with quiet():
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
+        ).eval()
+
+
 def check_folder(folder: Path) -> dict[str, Any]:
     """The config of a model folder. Raises SourceError when the folder is no model, asks for remote code, or holds only pickles."""
     path = folder / "config.json"

@@ -145,7 +145,7 @@ def test_a_cut_decoder(tmp_path: Path, tied: bool) -> None:
         assert cut.encode(text).tokens == whole.encode(text).tokens
     for text in corpus(CHAT, SPECIAL)[:1000]:  # any text comes back, of kept tokens or not
         assert cut.decode(cut.encode(text).ids, skip_special_tokens=False) == text.encode("utf-8", "replace").decode()
-    small, large = decoders.load_decoder(tmp_path / "cut"), decoders.load_decoder(source)
+    small, large = load_decoder(tmp_path / "cut"), load_decoder(source)
     large.model.layers = large.model.layers[:1] + large.model.layers[3:]
     for place, layer in enumerate(large.model.layers):
         layer.self_attn.layer_idx = place

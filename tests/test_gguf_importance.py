@@ -42,7 +42,7 @@ def test_a_decoders_is_torchs(tmp_path: Path) -> None:
     rows = [tokenizer.encode(text).ids for text in SENTENCES]
     found = importance(tmp_path / "gguf" / "model.gguf", rows)
     modules = {theirs: ours for theirs, ours in decoders._stems(2).items() if "norm" not in theirs and "embed" not in theirs}
-    right = by_hand(decoders.load_decoder(source), rows, modules | {"lm_head": "token_embd"})  # tied: the head is the table
+    right = by_hand(load_decoder(source), rows, modules | {"lm_head": "token_embd"})  # tied: the head is the table
     assert found.keys() == right.keys() and len(found) == 2 * 7 + 1
     for name, values in right.items():
         np.testing.assert_allclose(found[name], values, rtol=2e-2, err_msg=name)  # keys and values are kept in float16

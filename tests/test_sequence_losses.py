@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from edgedistill.losses import forward_kl, jensen_shannon, on_policy, reverse_kl, teacher_text
+from edgedistill.models import load_decoder
 from edgedistill.sequences import side_by_side
 
 # One token, a vocabulary of three. The student gives 1/2, 1/4, 1/4; of the teacher the first two tokens are known, 0.6 and 0.3, and 0.1 is the rest.
@@ -71,10 +72,9 @@ def test_equal_distributions_are_at_rest() -> None:
 
 @pytest.fixture(scope="module")
 def decoder(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from edgedistill import causal
     from tests.tiny_decoders import tiny_decoder
 
-    return causal.load(tiny_decoder(tmp_path_factory.mktemp("decoder")))
+    return load_decoder(tiny_decoder(tmp_path_factory.mktemp("decoder")))
 
 
 def test_logits_at_chosen_tokens_are_the_models_own(decoder: Any) -> None:

@@ -17,7 +17,7 @@ import torch
 from edgedistill import causal, plugins
 from edgedistill.errors import StageError
 from edgedistill.features import Seen, needs_of
-from edgedistill.models import load_tokenizer
+from edgedistill.models import load_decoder, load_tokenizer
 from edgedistill.objective import Term
 from edgedistill.progress import tick
 from edgedistill.prompts import Prompts, open_prompts
@@ -37,7 +37,7 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
     task, settings = plugins.find("tasks", params.task), read_settings(prepared)
     rows = read_rows(transfer / "transfer.parquet")
     torch.manual_seed(params.seed)
-    student = causal.load(start / "model")
+    student = load_decoder(start / "model")
     prompts = open_prompts(start / "model" / "tokenizer.json", settings, params.student.max_tokens)
     stop, most = causal.stop_token(student), params.student.max_tokens // 2
     losses: list[dict[str, Any]] = (
@@ -68,7 +68,7 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
     if by_token:
         columns |= columns_of([said[places[number]] for number in fits], ours)
     own = OWN_TEXT in needs_of(losses) and any(loss.get("share", 0) > 0 for loss in losses)
-    judge = Judge(causal.load(teacher / "model"), ours) if own and teacher is not None else None
+    judge = Judge(load_decoder(teacher / "model"), ours) if own and teacher is not None else None
     objective = Objective(losses, student, stop, most, judge, params.seed)
     objective.train()
     train(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill.errors import SourceError, StageError
-from edgedistill.models import check_folder
+from edgedistill.models import check_folder, load_decoder
 from edgedistill.progress import tick
 from edgedistill.recipe import Teacher
 
@@ -76,7 +76,7 @@ def fine_tune(
     from edgedistill.training import Schedule, train
 
     torch.manual_seed(seed)
-    learner = causal.load(model)
+    learner = load_decoder(model)
     rows = [causal.row_of(prompt, label(place, ())) for place, prompt in enumerate(texts)]
     objective = causal.Answers(learner)
     objective.train()
@@ -130,9 +130,8 @@ _last: dict[Path, Any] = {}
 
 def _opened(model: Path) -> Any:
     """The model that was asked last stays loaded."""
-    from edgedistill import causal
 
     if model not in _last:
         _last.clear()
-        _last[model] = causal.load(model)
+        _last[model] = load_decoder(model)
     return _last[model]
