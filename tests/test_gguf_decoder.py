@@ -19,6 +19,7 @@ from edgedistill.exporters import gguf as exporter
 from edgedistill.gguf_file import read_gguf
 from edgedistill.gguf_tokenizer import PRE_TOKENIZERS, bpe_gap, check_ids, pre_tokenizer
 from edgedistill.llama_causal import open_decoder
+from edgedistill.models import load_decoder
 from edgedistill.token_parity import corpus
 from tests.tiny_decoders import SPECIAL, TEMPLATE, tiny_decoder, tokenizer_json
 from tests.tiny_models import SENTENCES

@@ -14,6 +14,7 @@ from edgedistill.exporters import gguf as exporter
 from edgedistill.exporters.onnx import load_eager
 from edgedistill.gguf_file import read_gguf
 from edgedistill.gguf_importance import importance
+from edgedistill.models import load_decoder
 from edgedistill.serving import open_tokenizer
 from tests.tiny_decoders import tiny_decoder
 from tests.tiny_models import SENTENCES, tiny_bert
