@@ -38,7 +38,8 @@ def find(folder: str, name: str, *, where: str = "") -> ModuleType:
         if name in _own(folder):
             return importlib.import_module(f"edgedistill.{folder}.{name}")
         if name in _made(folder):
-            return _made(folder)[name].named(name)  # type: ignore[no-any-return]  # what stands for a module
+            made: ModuleType = _made(folder)[name].named(name)  # what stands for a module
+            return made
         registered = _registered(folder)
         if name in registered:
             return registered[name].load()  # type: ignore[no-any-return]  # entry points are untyped

@@ -11,10 +11,13 @@ import socket
 import struct
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 HEADER = struct.Struct("<4s5I")  # command, two arguments, length of the data, its checksum, the command inverted
 STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN = range(5)
+Send = Callable[..., None]  # command, two arguments, data
 
 
 class Phone:
@@ -72,7 +75,7 @@ class Phone:
 class _Shell:
     """One command on the phone. Both sides of a stream have a number; we take theirs for ours too."""
 
-    def __init__(self, folder: Path, command: str, number: int, send: object) -> None:
+    def __init__(self, folder: Path, command: str, number: int, send: Send) -> None:
         self.number, self.send = number, send
         self.taken = threading.Semaphore(0)  # the client takes one packet at a time
         self._buffer = b""
@@ -80,7 +83,9 @@ class _Shell:
         self._process = subprocess.Popen(
             ["sh", "-c", command], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={"PATH": path}
         )
-        send(b"OKAY", number, number)  # type: ignore[operator]
+        assert self._process.stdin and self._process.stdout and self._process.stderr  # pipes
+        self._stdin, self._said = self._process.stdin, {STDOUT: self._process.stdout, STDERR: self._process.stderr}
+        send(b"OKAY", number, number)
         threading.Thread(target=self._run, daemon=True).start()
 
     def given(self, data: bytes) -> None:
@@ -92,37 +97,34 @@ class _Shell:
             content, self._buffer = self._buffer[5 : 5 + size], self._buffer[5 + size :]
             with contextlib.suppress(BrokenPipeError, ValueError):
                 if kind == STDIN:
-                    self._process.stdin.write(content)  # type: ignore[union-attr]
-                    self._process.stdin.flush()  # type: ignore[union-attr]
+                    self._stdin.write(content)
+                    self._stdin.flush()
                 elif kind == CLOSE_STDIN:
-                    self._process.stdin.close()  # type: ignore[union-attr]
+                    self._stdin.close()
 
     def end(self) -> None:
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()  # type: ignore[union-attr]
+            self._stdin.close()
 
     def _run(self) -> None:
         turn = threading.Lock()
 
         def say(kind: int, data: bytes) -> None:
             with turn:
-                self.send(b"WRTE", self.number, self.number, struct.pack("<BI", kind, len(data)) + data)  # type: ignore[operator]
+                self.send(b"WRTE", self.number, self.number, struct.pack("<BI", kind, len(data)) + data)
                 self.taken.acquire()
 
-        def tell(kind: int, stream: object) -> None:
-            while data := os.read(stream.fileno(), 16_384):  # type: ignore[attr-defined]
+        def tell(kind: int, stream: IO[bytes]) -> None:
+            while data := os.read(stream.fileno(), 16_384):
                 say(kind, data)
 
-        both = [
-            threading.Thread(target=tell, args=(kind, stream))
-            for kind, stream in ((STDOUT, self._process.stdout), (STDERR, self._process.stderr))
-        ]
+        both = [threading.Thread(target=tell, args=each) for each in self._said.items()]
         for thread in both:
             thread.start()
         for thread in both:
             thread.join()
         say(EXIT, bytes([self._process.wait() & 0xFF]))
-        self.send(b"CLSE", self.number, self.number)  # type: ignore[operator]
+        self.send(b"CLSE", self.number, self.number)
 
 
 def _exactly(wire: socket.socket, size: int) -> bytes:
