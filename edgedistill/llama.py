@@ -71,45 +71,62 @@ class Opened:
 
 
 def open_file(path: Path, max_tokens: int = 0, threads: int = 1, *, vocabulary_only: bool = False, watch: Any = None) -> Opened:
-    """Load a GGUF. max_tokens: the longest text. threads: of llama.cpp's pool; it is ended when the last reference goes.
-    watch: a callback of llama.cpp's scheduler that sees each operation; the caller keeps it alive.
+    """Load a GGUF of an encoder, or the vocabulary of any. max_tokens: the longest text. threads: of llama.cpp's pool; it is ended when the last
+    reference goes. watch: a callback of llama.cpp's scheduler that sees each operation; the caller keeps it alive.
 
     Raises InputError for a file that is not whole or whose context is shorter, MissingExtraError without llama-cpp-python.
     """
+    lib = library()
+    if vocabulary_only:
+        header, context = read_gguf(path), None
+        model = _model(path, vocabulary_only=True)
+    else:
+        header, model, context = load(path, max_tokens, threads, embeddings=True, watch=watch)
+    pooled = context is not None and lib.llama_pooling_type(context) == RANK
+    wide = lib.llama_model_n_cls_out(model) if pooled else lib.llama_model_n_embd(model)
+    opened = Opened(header, model, lib.llama_model_get_vocab(model), context, max_tokens, int(wide))
+    weakref.finalize(opened, close, model, context)
+    return opened
+
+
+def load(path: Path, max_tokens: int, threads: int, *, embeddings: bool, watch: Any = None) -> tuple[Gguf, Any, Any]:
+    """(header, model, context with room for one text of `max_tokens`); `close` frees the last two. Raises InputError for a file that is not whole or
+    whose context is shorter, StageError when there is no room."""
     lib, header = library(), read_gguf(path)
     longest = header.fact("context_length")
-    if not vocabulary_only and (not isinstance(longest, int) or longest < max_tokens):
+    if not isinstance(longest, int) or longest < max_tokens:
         raise InputError(
             f"the model reads {longest} tokens at most, and {max_tokens} are asked for.", where=str(path), write="Lower student.max_tokens."
         )
+    model, asked = _model(path), lib.llama_context_default_params()
+    # A text must fit one batch: an encoder looks at all of its tokens at once.
+    asked.n_ctx = asked.n_batch = asked.n_ubatch = max_tokens
+    asked.n_seq_max = 1
+    asked.n_threads = asked.n_threads_batch = threads
+    asked.embeddings = embeddings
+    if watch is not None:
+        asked.cb_eval = watch
+    context = lib.llama_init_from_model(model, asked)
+    if not context:
+        lib.llama_model_free(model)
+        raise StageError(f"llama.cpp could not make room for {max_tokens} tokens: {last_words()}", where=str(path))
+    return header, model, context
+
+
+def _model(path: Path, *, vocabulary_only: bool = False) -> Any:
+    lib = library()
     wish = lib.llama_model_default_params()
     wish.vocab_only = vocabulary_only
     wish.n_gpu_layers = 0
     model = lib.llama_model_load_from_file(str(path).encode(), wish)
     if not model:
         raise InputError("llama.cpp cannot load this file.", where=str(path), write=f"Its last words: {last_words()}")
-    context = None
-    if not vocabulary_only:
-        asked = lib.llama_context_default_params()
-        # An encoder looks at all tokens at once, so a text must fit one batch.
-        asked.n_ctx = asked.n_batch = asked.n_ubatch = max_tokens
-        asked.n_seq_max = 1
-        asked.n_threads = asked.n_threads_batch = threads
-        asked.embeddings = True
-        if watch is not None:
-            asked.cb_eval = watch
-        context = lib.llama_init_from_model(model, asked)
-        if not context:
-            lib.llama_model_free(model)
-            raise StageError(f"llama.cpp could not make room for {max_tokens} tokens: {last_words()}", where=str(path))
-    pooled = context is not None and lib.llama_pooling_type(context) == RANK
-    wide = lib.llama_model_n_cls_out(model) if pooled else lib.llama_model_n_embd(model)
-    opened = Opened(header, model, lib.llama_model_get_vocab(model), context, max_tokens, int(wide))
-    weakref.finalize(opened, _close, lib, model, context)
-    return opened
+    return model
 
 
-def _close(lib: Any, model: Any, context: Any) -> None:
+def close(model: Any, context: Any) -> None:
+    """Free what was loaded."""
+    lib = library()
     if context:
         lib.llama_free(context)
     lib.llama_model_free(model)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill import llama
-from edgedistill.errors import InputError, StageError
+from edgedistill.errors import StageError
 
 
 @dataclass(frozen=True)
@@ -51,36 +51,11 @@ def open_decoder(path: Path, max_tokens: int, threads: int = 1, *, watch: Any = 
 
     Raises InputError for a file that is not whole or whose context is shorter, StageError when there is no room.
     """
-    whole = llama.open_file(path, vocabulary_only=True).header
-    longest = whole.fact("context_length")
-    if not isinstance(longest, int) or longest < max_tokens:
-        raise InputError(
-            f"the model reads {longest} tokens at most, and {max_tokens} are asked for.", where=str(path), write="Lower student.max_tokens."
-        )
     lib = llama.library()
-    wish = lib.llama_model_default_params()
-    wish.n_gpu_layers = 0
-    model = lib.llama_model_load_from_file(str(path).encode(), wish)
-    if not model:
-        raise InputError("llama.cpp cannot load this file.", where=str(path), write=f"Its last words: {llama.last_words()}")
-    asked = lib.llama_context_default_params()
-    asked.n_ctx = asked.n_batch = asked.n_ubatch = max_tokens
-    asked.n_seq_max = 1
-    asked.n_threads = asked.n_threads_batch = threads
-    if watch is not None:
-        asked.cb_eval = watch
-    context = lib.llama_init_from_model(model, asked)
-    if not context:
-        lib.llama_model_free(model)
-        raise StageError(f"llama.cpp could not make room for {max_tokens} tokens: {llama.last_words()}", where=str(path))
+    _, model, context = llama.load(path, max_tokens, threads, embeddings=False, watch=watch)
     decoder = Decoder(model, context, max_tokens, int(lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))))
-    weakref.finalize(decoder, _close, lib, model, context)
+    weakref.finalize(decoder, llama.close, model, context)
     return decoder
-
-
-def _close(lib: Any, model: Any, context: Any) -> None:
-    lib.llama_free(context)
-    lib.llama_model_free(model)
 
 
 def kl(right: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,18 +21,18 @@ from tests.tiny_decoders import tiny_decoder
 from tests.tiny_models import SENTENCES, tiny_bert
 
 
-def by_hand(model: object, rows: list[list[int]], modules: dict[str, str]) -> dict[str, np.ndarray]:
+def by_hand(model: Any, rows: list[list[int]], modules: dict[str, str]) -> dict[str, np.ndarray]:
     """E[x²] of each column from torch's own inputs. modules: torch's name → llama.cpp's."""
     import torch
 
     inputs: dict[str, list[np.ndarray]] = {}
-    for name, module in model.named_modules():  # type: ignore[attr-defined]
+    for name, module in model.named_modules():
         if name in modules:
             place = modules[name]
             module.register_forward_pre_hook(lambda _, given, place=place: inputs.setdefault(place, []).append(given[0][0].numpy().copy()))
     with torch.inference_mode():
         for ids in rows:
-            model(input_ids=torch.tensor([ids]))  # type: ignore[operator]
+            model(input_ids=torch.tensor([ids]))
     return {f"{name}.weight": (np.concatenate(found).astype(np.float64) ** 2).mean(0) for name, found in inputs.items()}
 
 
