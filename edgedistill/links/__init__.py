@@ -9,6 +9,7 @@ A link is a module with
 - `HOLDS_LIMITS = True` where it holds the runner to a target's limits;
 - `identity(link) -> str`, where another program than our own Python answers: what it is, so that answers of an older one are not taken for its;
 - `instructions(link, request, texts) -> list[int]`, where the device is emulated: how many of its instructions the model takes for each text;
+- `condition(link) -> {"temperatures": [°C], "mhz": [of each core]}`, where the device tells: `bench` asks before a run and after;
 - `machine(link) -> {"cpu", "system"}`, where the device is another machine: how it names them;
 - `refuses(task: str, tokenizer: Path) -> str | None`, where that program does not answer everything: why not, or None.
 

@@ -71,15 +71,15 @@ def machine(link: Link) -> dict[str, str]:
     return dict(_facts(link.model_dump_json()))
 
 
-def condition(link: Link) -> dict[str, Any]:
-    """Temperatures (°C, of the sensors that may be read) and clocks (MHz, of each core) at this moment."""
-    done = _there(link, "cat /sys/class/thermal/thermal_zone*/temp; echo; cat /sys/devices/system/cpu/cpu*/cpufreq/scaling_cur_freq")
-    heat, _, clocks = done.stdout.decode(errors="replace").partition("\n\n")
+def condition(link: Link) -> dict[str, list[float]]:
+    """`temperatures` (°C, of the sensors that may be read) and `mhz` (of each core) at this moment."""
+    done = _there(link, "cat /sys/class/thermal/thermal_zone*/temp; echo --; cat /sys/devices/system/cpu/cpu*/cpufreq/scaling_cur_freq")
+    heat, _, clocks = done.stdout.decode(errors="replace").partition("--")
     # Sensors tell thousandths of a degree; what lies outside of a phone's life is no temperature.
     degrees = [int(line) / 1000 for line in heat.split() if line.lstrip("-").isdigit()]
     return {
         "temperatures": [value for value in degrees if 0 < value < 150],
-        "mhz": [int(line) // 1000 for line in clocks.split() if line.isdigit()],
+        "mhz": [int(line) / 1000 for line in clocks.split() if line.isdigit()],
     }
 
 

@@ -46,7 +46,7 @@ class Bench:
 
     golden: the golden vectors as the target answered them; None when the device has no memory for the binary. Emulated, timings are empty and
     cold start and peak None: its clock is not the device's. instructions: of the model, for each of a few texts; emulated devices alone. uncounted: why
-    there are none.
+    there are none. condition: the device's heat and clocks before the run and after, where its link can tell.
     """
 
     name: str
@@ -66,6 +66,7 @@ class Bench:
     uncounted: str = ""
     steady: Steadiness | None = None
     sustained: Sustained | None = None
+    condition: tuple[dict[str, list[float]], ...] = ()
 
     def percentiles(self) -> dict[str, Figure]:
         shares = (0.5, 0.9, 0.99) if self.timings.model_ns else ()
@@ -83,6 +84,7 @@ class Bench:
             *self._counted(),
             *([self.steady.sentence()] if self.steady and self.steady.valid else []),
             *([self.sustained.sentence()] if self.sustained else []),
+            *self._conditions(),
             f"{memory}{self.size_mb:.2f} MB on disk",
             f"{self.state}: {self.reason}",
         ]
@@ -96,6 +98,15 @@ class Bench:
         return [
             f"{middle:.2f} million instructions an answer ({fewest:.2f} to {most:.2f}, {len(self.instructions)} texts, {self.how}): no latency"
         ]
+
+    def _conditions(self) -> list[str]:
+        told = {"temperatures": "the hottest sensor {} °C", "mhz": "the fastest core {} MHz"}
+        parts = [
+            words.format(" → ".join(f"{max(one[name]):.0f}" for one in self.condition))
+            for name, words in told.items()
+            if self.condition and all(one[name] for one in self.condition)
+        ]
+        return [f"the device before and after: {', '.join(parts)}"] if parts else []
 
     def one_line(self) -> str:
         """For a log that many bundles share."""
@@ -178,6 +189,8 @@ def bench(folder: Path, target_name: str | None = None, sustained: float | None 
         runner: Runner = link.open_runner(target.link, target.runtime, request, target.limits)
         return runner
 
+    ask = getattr(link, "condition", None)
+    before = [ask(target.link)] if ask else []
     seen = _run(start, manifest, vectors, texts, target.budget.p90_ms, timed=worth != "emulated", sustained=sustained)
     size_mb = sum((folder / name).stat().st_size for name in (manifest.model, manifest.tokenizer)) / 1e6
     state, reason, checks = _judged(seen, target, worth, size_mb)
@@ -199,6 +212,7 @@ def bench(folder: Path, target_name: str | None = None, sustained: float | None 
         *_counted(link, target, request, texts, seen.good),
         seen.steady,
         seen.sustained,
+        (*before, ask(target.link)) if ask else (),
     )
 
 
