@@ -16,7 +16,7 @@ from edgedistill.bundle_format import read_bundle, read_golden
 from edgedistill.errors import StageError, TargetError
 from edgedistill.progress import tick
 from edgedistill.stages.benchmark import this_machine
-from edgedistill.stages.verify import Result, on_runner
+from edgedistill.stages.verify import Result, hello, on_runner
 from edgedistill.target import Link
 
 # What int8 takes on a processor → where that can be had.
@@ -45,15 +45,7 @@ def agree(folder: Path) -> list[Place]:
     """The golden vectors of a bundle at every place. Raises BundleError for one that is not whole."""
     manifest = read_bundle(folder)
     vectors = list(read_golden(folder / "golden.jsonl"))
-    request = {
-        "model": str(folder / manifest.model),
-        "tokenizer": str(folder / manifest.tokenizer),
-        "max_tokens": manifest.max_tokens,
-        "threads": 1,
-        "task": manifest.task,
-        "settings": manifest.task_settings(),
-        "first_text": vectors[0].text,
-    }
+    request = hello(folder, manifest, vectors[0].text, 1)
 
     def at(name: str, link: Link) -> Place:
         module = plugins.find("links", link.kind)

@@ -22,7 +22,7 @@ from edgedistill.errors import DeviceMemoryError, InputError, StageError, Target
 from edgedistill.links import Runner, how
 from edgedistill.progress import tick
 from edgedistill.report import PERCENTILE, Figure, State, Timings, early_stopping, percentile_ms
-from edgedistill.stages.verify import Result, on_runner, summary
+from edgedistill.stages.verify import Result, hello, on_runner, summary
 from edgedistill.steady import Steadiness, Sustained, loops, sustain
 from edgedistill.target import Target, find_target
 
@@ -175,15 +175,7 @@ def bench(folder: Path, target_name: str | None = None, sustained: float | None 
         raise InputError(f"{target.name} is emulated, and has no clock to run long on.", where="--sustained", write="Leave it out.")
     vectors = list(read_golden(folder / "golden.jsonl"))
     texts = [golden.text for golden in vectors if 0 < len(golden.text) <= 1000]
-    request = {
-        "model": str(folder / manifest.model),
-        "tokenizer": str(folder / manifest.tokenizer),
-        "max_tokens": manifest.max_tokens,
-        "threads": target.threads,
-        "task": manifest.task,
-        "settings": manifest.task_settings(),
-        "first_text": texts[0],
-    }
+    request = hello(folder, manifest, texts[0], target.threads)
 
     def start() -> Runner:
         runner: Runner = link.open_runner(target.link, target.runtime, request, target.limits)

@@ -20,7 +20,7 @@ from edgedistill import plugins
 from edgedistill.bundle_format import digests, read_bundle, read_golden, write_manifest
 from edgedistill.errors import InputError, ParityError, StageError, TargetError
 from edgedistill.links import how
-from edgedistill.stages.verify import Result, on_runner, summary
+from edgedistill.stages.verify import Result, hello, on_runner, summary
 from edgedistill.target import Target, find_target
 
 MODEL, OPERATORS = "model.ort", "operators.config"
@@ -60,15 +60,7 @@ def trim(folder: Path, out: Path, target_name: str | None = None) -> Trimmed:
         trimmed = replace(manifest, model=MODEL, files=digests(draft), measured={}, extra={**manifest.extra, "trimmed_from": before})
         write_manifest(draft, trimmed)
         vectors = list(read_golden(draft / "golden.jsonl"))
-        request = {
-            "model": str(draft / MODEL),
-            "tokenizer": str(draft / manifest.tokenizer),
-            "max_tokens": manifest.max_tokens,
-            "threads": target.threads,
-            "task": manifest.task,
-            "settings": manifest.task_settings(),
-            "first_text": vectors[0].text,
-        }
+        request = hello(draft, trimmed, vectors[0].text, target.threads)
         runner = link.open_runner(target.link, target.runtime, request, target.limits)
         try:
             golden = on_runner(manifest.name, manifest.logit_bound, vectors, runner)

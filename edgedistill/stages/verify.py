@@ -92,6 +92,19 @@ def held_against(name: str, logit_bound: float, pairs: Iterable[tuple[Golden, Gi
     return Result(name, count, worst, logit_bound, ties if ties < count else 0, wrong)  # a task of numbers has no golden answer at all
 
 
+def hello(folder: Path, manifest: Manifest, first_text: str, threads: int) -> dict[str, Any]:
+    """A runner's first line for a bundle (`runtimes/`). threads: the target's."""
+    return {
+        "model": str(folder / manifest.model),
+        "tokenizer": str(folder / manifest.tokenizer),
+        "max_tokens": manifest.max_tokens,
+        "threads": threads,
+        "task": manifest.task,
+        "settings": manifest.task_settings(),
+        "first_text": first_text,
+    }
+
+
 def on_runner(name: str, logit_bound: float, vectors: list[Golden], runner: Any) -> Result:
     """The golden vectors as a runner answers them, wherever it runs (links/)."""
     pairs: list[tuple[Golden, Given]] = []
