@@ -171,14 +171,16 @@ def test_quantized_teacher_learns_through_adapters(tiny_teacher: Path, tmp_path:
     """load = "4bit" that crashes at the first step, or a saved teacher that is not what was trained."""
     rows = tickets(120)
     labels = np.array([CLASSES.index(queue) for _, queue in rows], dtype=np.int64)
-    options = Teacher(model="m", load="4bit", epochs=20, learning_rate=5e-3, batch_size=16)
+    options = Teacher(model="m", load="4bit", epochs=20, learning_rate=1e-3, batch_size=16)
     texts = [text for text, _ in rows]
     label = lambda row, offsets: labels[row]  # noqa: E731
     local.fine_tune(
         tiny_teacher, tmp_path / "out", texts, label, "classes", CLASSES, TASK, options, 32, "float32", 0, tmp_path / "checkpoints"
     )
     logits = local.logits(tmp_path / "out", texts, CLASSES, TASK, Teacher(model="m"), 32, "float32")
-    assert (logits.argmax(axis=1) == labels).mean() > 0.6
+    chosen = logits[np.arange(len(labels)), labels]
+    # ln 3 = 1.10 says nothing. Four vocabularies (the fixture's trainer breaks ties at random) gave 0.43 to 0.56.
+    assert (np.logaddexp.reduce(logits, axis=1) - chosen).mean() < 0.8
 
 
 def test_remote_code_is_refused(tiny_teacher: Path, tmp_path: Path) -> None:
