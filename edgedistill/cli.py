@@ -17,7 +17,7 @@ from edgedistill.errors import EdgedistillError, InputError, missing_extra
 
 if TYPE_CHECKING:
     from edgedistill.pipeline import Outcome
-    from edgedistill.report import Report, State
+    from edgedistill.report import Drafting, Report, State
     from edgedistill.stages.select import Choice
     from edgedistill.store import Artifact
 
@@ -525,6 +525,12 @@ def _delivered(outcome: Outcome) -> None:
     for control in (variant for variant in report.variants if variant.role == "control"):
         gain = accuracy_difference(report, base, control)
         print(f"{words.get(control.name, control.name)}: {100 * gain.value:+.1f} points [{100 * gain.low:+.1f} to {100 * gain.high:+.1f}].")
+    if drafting := outcome.drafting:
+        faster, taken = drafting.speed_up(), drafting.acceptance()
+        print(
+            f"As a draft of its teacher: {faster.value:.2f} times faster [{faster.low:.2f} to {faster.high:.2f}], "
+            f"{100 * taken.value:.0f} % of {drafting.ahead} tokens guessed ahead are the teacher's."
+        )
     print(f"Report: {outcome.page}")
     print(f"Bundle: {outcome.bundle}" if outcome.bundle else "No bundle was written, since no student meets the budget.")
 
@@ -542,6 +548,19 @@ def _outcome_json(outcome: Outcome) -> dict[str, Any]:
         "variants": summary(outcome.report),
         "bundle": str(outcome.bundle) if outcome.bundle else None,
         "report": str(outcome.page),
+        **({"drafting": _drafting_json(outcome.drafting)} if outcome.drafting else {}),
+    }
+
+
+def _drafting_json(drafting: Drafting) -> dict[str, Any]:
+    figures = {"speed_up": drafting.speed_up(), "acceptance": drafting.acceptance(), "tokens_a_pass": drafting.tokens_a_pass()}
+    return {
+        "teacher": drafting.teacher,
+        "draft": drafting.draft,
+        "ahead": drafting.ahead,
+        "answers": len(drafting.same),
+        "same_answers": sum(drafting.same),
+        **{name: vars(figure) for name, figure in figures.items()},
     }
 
 

@@ -21,6 +21,8 @@ from edgedistill import llama_build
 from edgedistill.errors import InputError, StageError
 from edgedistill.gguf_file import Gguf, read_gguf
 
+KV_TYPES = ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")  # those that llama.cpp's CPU attention reads
+FLASH_ATTENTION = 1  # LLAMA_FLASH_ATTN_TYPE_ENABLED
 RANK = 4  # LLAMA_POOLING_TYPE_RANK: the classifier head is part of the graph
 UNIT_LENGTH = "edgedistill.unit_length"  # a fact that our exporter writes: the outputs are to be scaled to length 1
 
@@ -89,9 +91,10 @@ def open_file(path: Path, max_tokens: int = 0, threads: int = 1, *, vocabulary_o
     return opened
 
 
-def load(path: Path, max_tokens: int, threads: int, *, embeddings: bool, watch: Any = None) -> tuple[Gguf, Any, Any]:
-    """(header, model, context with room for one text of `max_tokens`); `close` frees the last two. Raises InputError for a file that is not whole or
-    whose context is shorter, StageError when there is no room."""
+def load(path: Path, max_tokens: int, threads: int, *, embeddings: bool, watch: Any = None, kv_cache: str = "f16") -> tuple[Gguf, Any, Any]:
+    """(header, model, context with room for one text of `max_tokens`); `close` frees the last two. kv_cache: type in which a decoder remembers the keys
+    and values of what it read, in KV_TYPES. Raises InputError for a file that is not whole or whose context is shorter, StageError when there is no room.
+    """
     lib, header = library(), read_gguf(path)
     longest = header.fact("context_length")
     if not isinstance(longest, int) or longest < max_tokens:
@@ -104,6 +107,9 @@ def load(path: Path, max_tokens: int, threads: int, *, embeddings: bool, watch: 
     asked.n_seq_max = 1
     asked.n_threads = asked.n_threads_batch = threads
     asked.embeddings = embeddings
+    if kv_cache != "f16":
+        asked.type_k = asked.type_v = _tensor_type(kv_cache.upper())
+        asked.flash_attn_type = FLASH_ATTENTION  # llama.cpp reads quantized values by no other way
     if watch is not None:
         asked.cb_eval = watch
     context = lib.llama_init_from_model(model, asked)

@@ -14,12 +14,12 @@ from edgedistill.features import needs_of
 from edgedistill.learning import Students, as_asked, searched
 from edgedistill.making import Make, Making, making, of_format
 from edgedistill.recipe import Recipe, Transfer
-from edgedistill.report import Report, read_report
+from edgedistill.report import Drafting, Report, read_report
 from edgedistill.search import name_of
 from edgedistill.sequences import OWN_TEXT
 from edgedistill.serving import writes
 from edgedistill.sources import Source, home
-from edgedistill.stages import benchmark, bundle, coverage, distill, embed, foretell, page, prepare, select, transfer
+from edgedistill.stages import benchmark, bundle, coverage, distill, embed, foretell, page, prepare, select, speculate, transfer
 from edgedistill.store import Artifact, Keyed, Stage, Store
 from edgedistill.target import Target, find_target
 from edgedistill.teaching import Taught, ruling_labels, runs_here, soft_labels, taught, teachable
@@ -123,6 +123,16 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
                 selected=results["select"],
                 **files,
             )
+            more: dict[str, Keyed] = {"combined": labels} if len(teachers) > 1 else {}
+            if recipe.compile.draft_tokens:
+                machine, ahead = benchmark.this_machine(), recipe.compile.draft_tokens
+                more["drafted"] = results["drafted"] = make(
+                    speculate.SPECULATE,
+                    speculate.Params(facts["target"], tokens, entries, machine, ahead, recipe.seed),
+                    prepared=prepared,
+                    selected=results["select"],
+                    **files,
+                )
             results["page"] = make(
                 page.PAGE,
                 page.Params(lineage, tuple(binaries), record),
@@ -132,7 +142,7 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
                 coverage=covered,
                 foretold=results["foretell"],
                 selected=results["select"],
-                **({"combined": labels} if len(teachers) > 1 else {}),
+                **more,
                 **{f"run_{run}": student for run, student in students.items()},
                 **{f"quantized_{scheme}": binary for scheme, binary in binaries.items()},
             )
@@ -162,6 +172,7 @@ class Outcome:
     choice: select.Choice
     bundle: Path | None
     page: Path
+    drafting: Drafting | None = None
 
 
 @dataclass(frozen=True)
@@ -242,6 +253,7 @@ def _deliver(built: Built, out: Path) -> Outcome:
         choice,
         folder / "bundle" if ships else None,
         folder / "report.html",
+        Drafting.model_validate_json((built.results["drafted"].path / "drafting.json").read_text()) if "drafted" in built.results else None,
     )
 
 

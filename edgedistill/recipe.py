@@ -278,6 +278,12 @@ class Compile(Section):
 
     targets: list[str] = Field(min_length=1, description="names in targets/, or paths of target files")
     prefer: Literal["smallest", "fastest"] = Field("smallest", description="which of the binaries that meet every budget ships")
+    draft_tokens: int = Field(
+        0,
+        ge=0,
+        le=16,
+        description="task generate: tokens that the student guesses ahead as its teacher's draft, measured beside the teacher alone; 0: not measured",
+    )
 
 
 class Recipe(Section):
@@ -355,6 +361,8 @@ class Recipe(Section):
             if writes and (member.load != "float32" or member.fine_tune == "never"):
                 option = f'load = "{member.load}"' if member.load != "float32" else 'fine_tune = "never"'
                 raise ValueError(f'{where}.{option} is not there for kind "{member.kind}": it is taught, in float32; leave it out')
+        if self.compile.draft_tokens and not writes:
+            raise ValueError(f'compile.draft_tokens is for a student that writes, task = "generate", not "{self.task}"; leave it out')
         if writes and self.student.family == "auto":
             raise ValueError(f'a search is not there for task "{self.task}"; write family = "decoder" and its layers under [student]')
         known = {"labels", "teacher_top", "teacher_text", "own_text"}

@@ -59,6 +59,33 @@ class Gains(_Stored):
     possible: list[float]
 
 
+class Drafting(_Stored):
+    """A teacher that writes with the student guessing ahead, beside the same teacher alone: raw samples, one entry an answer."""
+
+    teacher: str  # names of variants
+    draft: str
+    ahead: int  # tokens guessed at a time
+    alone_ns: list[int]
+    drafted_ns: list[int]
+    tokens: list[int]  # of the answer
+    proposed: list[int]
+    accepted: list[int]
+    passes: list[int]  # of the teacher, several tokens each
+    same: list[bool]  # whether what was written is what the teacher wrote alone
+
+    def acceptance(self) -> Figure:
+        """Share of the guessed tokens that the teacher would have written."""
+        return ratio_figure(np.asarray(self.accepted, float), np.asarray(self.proposed, float))
+
+    def tokens_a_pass(self) -> Figure:
+        """Tokens written each time that the teacher is run; 1 without a draft."""
+        return ratio_figure(np.asarray(self.tokens, float), np.asarray(self.passes, float))
+
+    def speed_up(self) -> Figure:
+        """Time of the teacher alone over time with the draft, the same answers in turns."""
+        return ratio_figure(np.asarray(self.alone_ns, float), np.asarray(self.drafted_ns, float))
+
+
 class Variant(_Stored):
     """One binary: what it answered on the test rows and what that cost."""
 

@@ -38,7 +38,7 @@ class Writer(Protocol):
 
 
 Open = Callable[[Path, Path, int, int], Model]
-OpenWriter = Callable[[Path, Path, int, int, dict[str, Any]], Writer]
+OpenWriter = Callable[[Path, Path, int, int, dict[str, Any], str], Writer]
 
 
 def writes(task: Any) -> bool:
@@ -46,11 +46,37 @@ def writes(task: Any) -> bool:
     return hasattr(task, "written")
 
 
-def open_for(task: Any, runtime: Any, model: Path, tokenizer: Path, max_tokens: int, threads: int, settings: dict[str, Any]) -> Any:
-    """A model opened as its task needs it: for its logits, or to write. runtime: a plugin of runtimes/."""
+def open_for(
+    task: Any, runtime: Any, model: Path, tokenizer: Path, max_tokens: int, threads: int, settings: dict[str, Any], kv_cache: str = "f16"
+) -> Any:
+    """A model opened as its task needs it: for its logits, or to write. runtime: a plugin of runtimes/. kv_cache: of decoders, as in llama.load."""
     if writes(task):
-        return runtime.open_writer(model, tokenizer, max_tokens, threads, settings)
+        return runtime.open_writer(model, tokenizer, max_tokens, threads, settings, kv_cache)
     return runtime.open_model(model, tokenizer, max_tokens, threads)
+
+
+def first_line(
+    model: Path,
+    tokenizer: Path,
+    max_tokens: int,
+    task: str,
+    settings: dict[str, Any],
+    first_text: str,
+    *,
+    threads: int,
+    kv_cache: str = "f16",
+) -> dict[str, Any]:
+    """A runner's first line (`runtimes/`)."""
+    return {
+        "model": str(model),
+        "tokenizer": str(tokenizer),
+        "max_tokens": max_tokens,
+        "threads": threads,
+        "task": task,
+        "settings": settings,
+        "first_text": first_text,
+        **({"kv_cache": kv_cache} if kv_cache != "f16" else {}),  # not every runner knows another
+    }
 
 
 def given(task: Any, model: Any, ids: list[int]) -> tuple[Any, Any]:
@@ -157,7 +183,8 @@ def _serve(open_model: Open, needs: Callable[[], None], open_writer: OpenWriter 
     asked = (Path(hello["model"]), Path(hello["tokenizer"]), hello["max_tokens"], hello["threads"])
     if writes(task) and open_writer is None:
         raise ValueError(f"this runtime writes no answers, and the task {hello['task']} wants one")
-    model = open_writer(*asked, hello["settings"]) if open_writer and writes(task) else open_model(*asked)
+    more = (hello["settings"], hello.get("kv_cache", "f16"))
+    model = open_writer(*asked, *more) if open_writer and writes(task) else open_model(*asked)
     loaded = perf_counter_ns()
     measure(model, task, hello["settings"], [hello["first_text"]])
     cold = monotonic_ns() - hello["started_ns"]

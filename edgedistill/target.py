@@ -39,6 +39,9 @@ class Target(Section):
     format: Literal["onnx", "gguf"] = Field("onnx", description="format of the binary")
     schemes: list[str] = Field(min_length=1, description="files in quantizers/ that make sense on this device")
     threads: int = Field(1, ge=1, le=256, description="threads of the runtime")
+    kv_cache: Literal["f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"] = Field(
+        "f16", description="type in which llama.cpp remembers what a decoder has read; a smaller one saves memory where the context is long"
+    )
     link: Link
     budget: Budget = Field(default_factory=Budget)
     limits: Limits = Field(default_factory=Limits)
@@ -59,6 +62,8 @@ class Target(Section):
             theirs = plugins.find(folder, name).FORMAT
             if theirs != self.format:
                 raise ValueError(f'{folder}/{name} is for format "{theirs}", and the target\'s is "{self.format}"')
+        if self.kv_cache != "f16" and self.format != "gguf":
+            raise ValueError(f'kv_cache = "{self.kv_cache}" is of llama.cpp, and the target\'s format is "{self.format}"; leave it out')
         return self
 
     @model_validator(mode="after")

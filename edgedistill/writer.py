@@ -49,6 +49,10 @@ class Writer:
         """Ids of the whole prompt, and where each token stands in the text; see `Prompts.encode`."""
         return self.prompts.encode(text, tokens)
 
+    def stops(self, token: int) -> bool:
+        """Whether a token ends an answer."""
+        return bool(llama.library().llama_vocab_is_eog(self.vocabulary, token))
+
     def write(self, prompt: Sequence[int], constrained: bool = True, most: int | None = None) -> Answer:
         """The answer to a prompt, at most `most` tokens. Nothing of an earlier one is remembered. Raises StageError when llama.cpp cannot."""
         lib, context = llama.library(), self.decoder.context
@@ -70,7 +74,7 @@ class Writer:
                 highest = float(logits.max())
                 scores.append(float(logits[token] - highest - np.log(np.exp(logits - highest).sum())))
                 first = first or perf_counter_ns()
-                if lib.llama_vocab_is_eog(self.vocabulary, token):
+                if self.stops(token):
                     break
                 if rules is not None:
                     lib.llama_sampler_accept(rules, token)
@@ -79,7 +83,7 @@ class Writer:
             if rules is not None:
                 lib.llama_sampler_free(rules)
         done = perf_counter_ns()
-        stopped = bool(ids) and lib.llama_vocab_is_eog(self.vocabulary, ids[-1])
+        stopped = bool(ids) and self.stops(ids[-1])
         text = self.prompts.tokenizer.decode(ids[: len(ids) - stopped], skip_special_tokens=False)
         return Answer(text, tuple(ids), tuple(scores), (first or done) - start, done - (first or done))
 
@@ -113,14 +117,14 @@ class Writer:
         return np.asarray(np.isfinite(view["logit"]))
 
 
-def open_writer(model: Path, tokenizer: Path, max_tokens: int, threads: int, settings: dict[str, Any]) -> Writer:
+def open_writer(model: Path, tokenizer: Path, max_tokens: int, threads: int, settings: dict[str, Any], kv_cache: str = "f16") -> Writer:
     """Load a decoder for one prompt at a time. settings: of the task: `prompt` (what stands before and behind a text) and `grammar`.
 
-    max_tokens: prompt and answer together; half of them are kept for the answer. Raises InputError for a file that is not whole, a context that is
-    too long, or a prompt that leaves no room.
+    max_tokens: prompt and answer together; half of them are kept for the answer. kv_cache: as in llama.load. Raises InputError for a file that
+    is not whole, a context that is too long, or a prompt that leaves no room.
     """
     from edgedistill.llama_causal import open_decoder
 
     prompts = open_prompts(tokenizer, settings, max_tokens)
-    decoder = open_decoder(model, max_tokens, threads)
+    decoder = open_decoder(model, max_tokens, threads, kv_cache=kv_cache)
     return Writer(decoder, llama.library().llama_model_get_vocab(decoder.model), prompts, settings.get("grammar", ""))

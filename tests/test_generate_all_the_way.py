@@ -29,6 +29,7 @@ runtime = "llama_cpp"
 format = "gguf"
 schemes = ["gguf_q8_0"]
 threads = 1
+kv_cache = "q8_0"
 [link]
 kind = "local"
 """
@@ -63,6 +64,7 @@ batch_size = 8
 kind = "{loss}"
 [compile]
 targets = ["small-llama.toml"]
+draft_tokens = 3
 [budget]
 accuracy_drop = 0.99
 """
@@ -83,7 +85,7 @@ def commands(count: int, seed: int) -> list[dict[str, str]]:
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(generate, "FEWEST_SAMPLES", 24)  # these tests look at no timing
-    tiny_decoder(tmp_path / "teacher", num_hidden_layers=3)
+    tiny_decoder(tmp_path / "teacher", num_hidden_layers=3, head_dim=32)  # a multiple of 32, as memory in 8 bits wants it
     for name, rows in (("train", commands(96, 0)), ("test", commands(24, 1))):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "small-llama.toml").write_text(TARGET)
@@ -109,7 +111,14 @@ def test_a_decoder_all_the_way(recipe: Path, tmp_path: Path) -> None:
     # The teacher's thoughts are kept small.
     (labels,) = store.root.glob("label-*/facts.json")
     assert json.loads(labels.read_text())["bytes_a_token"] <= 400
+    # The student as draft of its teacher: what the teacher takes is what it would have written.
+    drafting = made.drafting
+    assert drafting and (drafting.teacher, drafting.draft, drafting.ahead) == ("teacher q8_0", made.choice.chosen, 3)
+    assert 0 < sum(drafting.accepted) <= sum(drafting.proposed) <= 3 * sum(drafting.passes)
+    assert sum(drafting.tokens) <= sum(drafting.accepted) + sum(drafting.passes) and sum(drafting.same) > 0.8 * len(drafting.same)
+    assert "The student as draft of its teacher" in made.page.read_text()
     manifest = json.loads((made.bundle / "manifest.json").read_text())
+    assert manifest["target"]["kv_cache"] == "q8_0"
     assert manifest["settings"]["grammar"].startswith("root ::= kind0 | kind1\n")
     assert manifest["extra"]["stop"] == {"token": "<|im_end|>", "most_tokens": 64}
     template = read_gguf(made.bundle / "model.gguf").facts["tokenizer.chat_template"]
@@ -130,7 +139,7 @@ def test_a_decoder_all_the_way(recipe: Path, tmp_path: Path) -> None:
 def test_the_students_own_answers_beside_fixed_ones(recipe: Path, tmp_path: Path) -> None:
     """On-policy distillation that never writes, or has no control with as many steps; the teacher's text that is not asked for."""
     recipe.write_text(RECIPE.format(loss="on_policy") + '[[distill.losses]]\nkind = "teacher_text"\n')
-    text = recipe.read_text().replace('[compile]\ntargets = ["small-llama.toml"]\n[budget]\naccuracy_drop = 0.99\n', "")
+    text = recipe.read_text().replace('[compile]\ntargets = ["small-llama.toml"]\ndraft_tokens = 3\n[budget]\naccuracy_drop = 0.99\n', "")
     recipe.write_text(text + '[compile]\ntargets = ["small-llama.toml"]\n[budget]\naccuracy_drop = 0.99\n')
     store = Store(tmp_path / "store")
     (made,) = compile(read_recipe(recipe), out=tmp_path / "out", store=store)

@@ -44,9 +44,9 @@ def open_model(model: Path, tokenizer: Path, max_tokens: int, threads: int) -> M
     return Model(open_file(model, max_tokens, threads), open_tokenizer(tokenizer, max_tokens))
 
 
-def open_writer(model: Path, tokenizer: Path, max_tokens: int, threads: int, settings: dict[str, Any]) -> Writer:
-    """Load a decoder for one prompt at a time. settings: of the task; see `writer.open_writer`."""
-    return writer.open_writer(model, tokenizer, max_tokens, threads, settings)
+def open_writer(model: Path, tokenizer: Path, max_tokens: int, threads: int, settings: dict[str, Any], kv_cache: str = "f16") -> Writer:
+    """Load a decoder for one prompt at a time. settings, kv_cache: see `writer.open_writer`."""
+    return writer.open_writer(model, tokenizer, max_tokens, threads, settings, kv_cache)
 
 
 def _needs() -> None:

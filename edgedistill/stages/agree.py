@@ -45,7 +45,7 @@ def agree(folder: Path) -> list[Place]:
     """The golden vectors of a bundle at every place. Raises BundleError for one that is not whole."""
     manifest = read_bundle(folder)
     vectors = list(read_golden(folder / "golden.jsonl"))
-    request = hello(folder, manifest, vectors[0].text, 1)
+    request = hello(folder, manifest, vectors[0].text, 1, manifest.target.get("kv_cache", "f16"))
 
     def at(name: str, link: Link) -> Place:
         module = plugins.find("links", link.kind)

@@ -175,7 +175,7 @@ def bench(folder: Path, target_name: str | None = None, sustained: float | None 
         raise InputError(f"{target.name} is emulated, and has no clock to run long on.", where="--sustained", write="Leave it out.")
     vectors = list(read_golden(folder / "golden.jsonl"))
     texts = [golden.text for golden in vectors if 0 < len(golden.text) <= 1000]
-    request = hello(folder, manifest, texts[0], target.threads)
+    request = hello(folder, manifest, texts[0], target.threads, target.kv_cache)
 
     def start() -> Runner:
         runner: Runner = link.open_runner(target.link, target.runtime, request, target.limits)

@@ -28,7 +28,7 @@ from edgedistill.limits import NONE, Limits
 from edgedistill.links import Runner, how, local
 from edgedistill.progress import tick
 from edgedistill.report import Gains, Report, Timings, Variant, Writing, write_report
-from edgedistill.serving import writes
+from edgedistill.serving import first_line, writes
 from edgedistill.stages.prepare import read_settings
 from edgedistill.stages.teach import ANSWERS
 from edgedistill.store import Stage
@@ -81,20 +81,14 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
     measured = worth == "measured"
 
     def start(entry: Entry, on_device: bool) -> Runner:
-        request = {
-            "model": str(files[f"{entry.id}_model"] / target.model_file),
-            "tokenizer": str(files[f"{entry.id}_graphs"] / "tokenizer.json"),
-            "max_tokens": params.max_tokens,
-            "threads": target.threads,
-            "task": params.task,
-            "settings": settings,
-            "first_text": rows.texts[0],
-        }
+        model, tokenizer = files[f"{entry.id}_model"] / target.model_file, files[f"{entry.id}_graphs"] / "tokenizer.json"
+        first, threads, kv_cache = rows.texts[0], target.threads, target.kv_cache
+        hello = first_line(model, tokenizer, params.max_tokens, params.task, settings, first, threads=threads, kv_cache=kv_cache)
         if not on_device:
-            return local.open_runner(Link(kind="local"), target.runtime, request)
+            return local.open_runner(Link(kind="local"), target.runtime, hello)
         if entry.role == "student" and target.limits.any:  # teacher and controls never run on the device
-            return Held(lambda limits: link.open_runner(target.link, target.runtime, request, limits), target.limits)
-        runner: Runner = link.open_runner(target.link, target.runtime, request)
+            return Held(lambda limits: link.open_runner(target.link, target.runtime, hello, limits), target.limits)
+        runner: Runner = link.open_runner(target.link, target.runtime, hello)
         return runner
 
     def same_here(entry: Entry, answers: list[Any]) -> list[str]:

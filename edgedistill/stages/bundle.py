@@ -30,7 +30,7 @@ from edgedistill.report import (
     read_report,
     speed_up,
 )
-from edgedistill.serving import encode, open_tokenizer, writes
+from edgedistill.serving import encode, first_line, open_tokenizer, writes
 from edgedistill.stages.benchmark import Entry
 from edgedistill.stages.prepare import read_settings
 from edgedistill.stages.select import read_choice
@@ -182,16 +182,11 @@ def golden_vectors(
     step = max(1, len(texts) // REAL_VECTORS)
     inputs = [*texts[::step][:REAL_VECTORS], *AWKWARD]
     inputs += [f"{text} {number}" for number, text in enumerate(texts * 64)][: max(0, 64 - len(inputs))]
-    request = {
-        "model": str(folder / target.model_file),
-        "tokenizer": str(folder / "tokenizer.json"),
-        "max_tokens": params.max_tokens,
-        "threads": target.threads,
-        "task": params.task,
-        "settings": settings,
-        "first_text": inputs[0],
-    }
-    runner = local.open_runner(Link(kind="local"), target.runtime, request)
+    model, tokenizer = folder / target.model_file, folder / "tokenizer.json"
+    hello = first_line(
+        model, tokenizer, params.max_tokens, params.task, settings, inputs[0], threads=target.threads, kv_cache=target.kv_cache
+    )
+    runner = local.open_runner(Link(kind="local"), target.runtime, hello)
     try:
         wants = {"texts": inputs, "wants": ["answers", "logits", "ids"]}
         first, second = runner.ask(wants), runner.ask(wants)
@@ -217,7 +212,7 @@ def golden_vectors(
         for text, ids, logits, said in zip(inputs, first["ids"], first["logits"], first["answers"], strict=True)
     ]
     if target.link.kind not in ("local", "build_only"):
-        runner = plugins.find("links", target.link.kind).open_runner(target.link, target.runtime, request)
+        runner = plugins.find("links", target.link.kind).open_runner(target.link, target.runtime, hello)
         try:
             result = on_runner(params.name, logit_bound, vectors, runner)
         finally:

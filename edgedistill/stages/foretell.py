@@ -77,6 +77,7 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
         params.max_tokens,
         target.threads,
         settings,
+        target.kv_cache,
     )
     encoded = [model.encode(text) for text in held.texts]
     ours = [

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill.errors import InputError, missing_extra
-from edgedistill.report import FEW_ROWS, Report, accuracy_difference, read_report, summary, verdicts
+from edgedistill.report import FEW_ROWS, Drafting, Report, accuracy_difference, read_report, summary, verdicts
 from edgedistill.stages.page_rows import (
     chance,
     class_rows,
@@ -75,7 +75,7 @@ def run(
 
     parts: `run_{run}` of each student, `quantized_{scheme}` of each binary.
 
-    combined: the soft labels of several teachers, when there are several.
+    combined: the soft labels of several teachers, when there are several. drafted: of speculate, when it was asked for.
     """
     details = {
         "lineage": params.lineage,
@@ -85,6 +85,7 @@ def run(
         "teacher": _json(teacher / "facts.json"),
         "combined": _json(parts["combined"] / "facts.json") if "combined" in parts else {},
         "coverage": _json(coverage / "facts.json"),
+        "drafted": _json(parts["drafted"] / "drafting.json") if "drafted" in parts else {},
         "foretold": _json(foretold / "facts.json"),
         "runs": {name.removeprefix("run_"): _json(path / "facts.json") for name, path in parts.items() if name.startswith("run_")},
         "quantized": {
@@ -154,6 +155,7 @@ def context(report: Report, choice: Choice, details: dict[str, Any]) -> dict[str
         "classes": class_rows(report, chosen) if single_label(report) else [],
         "types": type_rows(report, chosen),
         "confusions": confusions(report, chosen) if single_label(report) else [],
+        "drafting": Drafting(**details["drafted"]) if details.get("drafted") else None,
         "recipe": flat(details.get("lineage", {}).get("recipe", {})),
         "colors": colors(report, choice.chosen),
         "figures": {
@@ -169,4 +171,4 @@ def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-PAGE = Stage("page", 7, run, ("plotly", "jinja2"))
+PAGE = Stage("page", 8, run, ("plotly", "jinja2"))

@@ -19,6 +19,7 @@ from edgedistill import plugins
 from edgedistill.budget import Budget
 from edgedistill.links import how
 from edgedistill.report import early_stopping
+from edgedistill.serving import first_line
 from edgedistill.stages.prepare import read_settings
 from edgedistill.stages.quantize import calibration_batches
 from edgedistill.store import Stage
@@ -86,18 +87,12 @@ def _answers(
     """(milliseconds of each answer, peak megabytes) of every model, on the same training texts, in turns."""
     draw = random.Random(params.seed)  # noqa: S311  # an order of turns, not a secret
     sample = draw.sample(texts, min(len(texts), ANSWERS))
-    request = {
-        "tokenizer": str(graphs / "tokenizer.json"),
-        "max_tokens": params.max_tokens,
-        "threads": target.threads,
-        "task": params.task,
-        "settings": read_settings(prepared),
-        "first_text": sample[0],
-    }
+    settings, tokenizer = read_settings(prepared), graphs / "tokenizer.json"
     runners: dict[str, Any] = {}
     try:
         for scheme, model in models.items():
-            runners[scheme] = link.open_runner(target.link, target.runtime, request | {"model": str(model)})
+            hello = first_line(model, tokenizer, params.max_tokens, params.task, settings, sample[0], threads=target.threads)
+            runners[scheme] = link.open_runner(target.link, target.runtime, hello)
             runners[scheme].ask({"texts": sample[:CHUNK]})
         times: dict[str, list[float]] = {scheme: [] for scheme in models}
         peaks: dict[str, float] = {}

@@ -60,7 +60,7 @@ def trim(folder: Path, out: Path, target_name: str | None = None) -> Trimmed:
         trimmed = replace(manifest, model=MODEL, files=digests(draft), measured={}, extra={**manifest.extra, "trimmed_from": before})
         write_manifest(draft, trimmed)
         vectors = list(read_golden(draft / "golden.jsonl"))
-        request = hello(draft, trimmed, vectors[0].text, target.threads)
+        request = hello(draft, trimmed, vectors[0].text, target.threads, target.kv_cache)
         runner = link.open_runner(target.link, target.runtime, request, target.limits)
         try:
             golden = on_runner(manifest.name, manifest.logit_bound, vectors, runner)

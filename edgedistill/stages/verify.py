@@ -18,7 +18,7 @@ import numpy as np
 from edgedistill.bundle_format import Golden, Manifest, read_bundle, read_golden
 from edgedistill.errors import BundleError, EdgedistillError
 from edgedistill.plugins import find
-from edgedistill.serving import given, open_for
+from edgedistill.serving import first_line, given, open_for
 
 CHUNK = 16  # vectors that a runner is asked at a time
 Given = tuple[list[int], Any, Any]  # ids, logits and answer of one text
@@ -56,6 +56,7 @@ def verify(folder: Path) -> Result:
         manifest.max_tokens,
         manifest.threads,
         settings,
+        manifest.target.get("kv_cache", "f16"),
     )
 
     def asked(golden: Golden) -> Given:
@@ -92,17 +93,10 @@ def held_against(name: str, logit_bound: float, pairs: Iterable[tuple[Golden, Gi
     return Result(name, count, worst, logit_bound, ties if ties < count else 0, wrong)  # a task of numbers has no golden answer at all
 
 
-def hello(folder: Path, manifest: Manifest, first_text: str, threads: int) -> dict[str, Any]:
-    """A runner's first line for a bundle (`runtimes/`). threads: the target's."""
-    return {
-        "model": str(folder / manifest.model),
-        "tokenizer": str(folder / manifest.tokenizer),
-        "max_tokens": manifest.max_tokens,
-        "threads": threads,
-        "task": manifest.task,
-        "settings": manifest.task_settings(),
-        "first_text": first_text,
-    }
+def hello(folder: Path, manifest: Manifest, first_text: str, threads: int, kv_cache: str = "f16") -> dict[str, Any]:
+    """A runner's first line for a bundle (`runtimes/`). threads, kv_cache: the target's."""
+    model, tokenizer, settings = folder / manifest.model, folder / manifest.tokenizer, manifest.task_settings()
+    return first_line(model, tokenizer, manifest.max_tokens, manifest.task, settings, first_text, threads=threads, kv_cache=kv_cache)
 
 
 def on_runner(name: str, logit_bound: float, vectors: list[Golden], runner: Any) -> Result:
