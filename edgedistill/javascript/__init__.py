@@ -29,7 +29,7 @@ ONNXRUNTIME_COMMON = npm.Package("onnxruntime-common@1.30.0", "7906c439e0d3e0f40
 TASKS = frozenset({"classify", "multi_label", "score", "embed"})  # that bundle.mjs answers
 
 
-def refuses(task: str, tokenizer: Path) -> str | None:
+def refuses(task: str, tokenizer: Path, runtime: str = "onnxruntime") -> str | None:
     """Why the JavaScript runners cannot answer a task; None when they can. They read every tokenizer.json."""
     return None if task in TASKS else f'the JavaScript runners have no answer to the task "{task}" yet.'
 

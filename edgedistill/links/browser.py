@@ -56,7 +56,7 @@ def ready(link: Link) -> str | None:
     return None if sys.platform.startswith("linux") else "the memory of a page is read from /proc, which Linux alone has"
 
 
-def identity(link: Link) -> str:
+def identity(link: Link, runtime: str = "onnxruntime") -> str:
     """What answers: the browser's version and the runner's digest."""
     said = subprocess.run([str(_browser(link)), "--version"], capture_output=True, text=True, check=False).stdout
     slowed = f", slowed {_slowed(link):g} times" if _slowed(link) != 1 else ""

@@ -23,7 +23,7 @@ def ready(link: Link) -> str | None:
     return f"{'Node' if 'nodejs' in missing else 'npm'} is missing. Run: sudo apt-get install {' '.join(missing)}" if missing else None
 
 
-def identity(link: Link) -> str:
+def identity(link: Link, runtime: str = "onnxruntime") -> str:
     """What answers: Node's version and the runner's digest."""
     said = subprocess.run(["node", "--version"], capture_output=True, text=True, check=False).stdout.strip()  # noqa: S607  # the user's own Node
     return f"Node {said}, runner {javascript.identity([javascript.ONNXRUNTIME_NODE])[:8]}"

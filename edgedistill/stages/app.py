@@ -1,8 +1,8 @@
 """app: put a bundle into a sample app, with all that the app needs, in a folder that opens or builds as it is.
 
 A sample app is a folder in sample_apps/ with an `app.toml`: what it is, which tasks it answers, what is fetched for it (`native`: ONNX Runtime for
-C++; `json`: a header; `npm`: packages and which of their files), where the bundle goes (`bundle`), which files of other apps it uses (`also`), and
-what comes next. What is fetched has its digest there.
+C++; `llama`: llama.cpp's source; `json`: a header; `npm`: packages and which of their files), where the bundle goes (`bundle`), which files of other
+apps it uses (`also`), and what comes next. What is fetched has its digest there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgedistill import native
+from edgedistill import llama_native, native
 from edgedistill.bundle_format import Manifest, read_bundle
 from edgedistill.errors import InputError, nearest
 from edgedistill.npm import Package, vendor
@@ -24,8 +24,8 @@ NOT_COPIED = ("app.toml", "__init__.py", "__pycache__")
 @dataclass(frozen=True)
 class App:
     """A sample app. formats: of bundles that it runs. bundle: where in the app it goes. native: the processor for which ONNX Runtime comes along.
-    json: where the C++ header for JSON goes. npm: packages whose files go into `vendor/`. also: files of other apps, as `app/file`, and where they
-    go. next: what starts it."""
+    llama: where llama.cpp's source goes. json: where the C++ header for JSON goes. npm: packages whose files go into `vendor/`. also: files of other
+    apps, as `app/file`, and where they go. next: what starts it."""
 
     name: str
     about: str
@@ -38,6 +38,7 @@ class App:
     also: list[str] = field(default_factory=list)
     also_to: str = ""
     json: str | None = None
+    llama: str | None = None
 
 
 def app_names() -> list[str]:
@@ -61,6 +62,8 @@ def assemble(name: str, bundle: Path, out: Path) -> App:
     shutil.copytree(native.app_folder(name), out, ignore=shutil.ignore_patterns(*NOT_COPIED), dirs_exist_ok=True)
     if app.native:
         native.onnxruntime_folder(app.native, out / "onnxruntime")
+    if app.llama:
+        shutil.copytree(llama_native.source(), out / app.llama)
     if app.json:
         native.json_folder(out / app.json)
     for file in app.also:
