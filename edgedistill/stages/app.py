@@ -16,7 +16,7 @@ from typing import Any
 from edgedistill import llama_native, native
 from edgedistill.bundle_format import Manifest, read_bundle
 from edgedistill.errors import InputError, nearest
-from edgedistill.npm import Package, vendor
+from edgedistill.npm import packages, vendor
 
 NOT_COPIED = ("app.toml", "__init__.py", "__pycache__")
 
@@ -25,7 +25,7 @@ NOT_COPIED = ("app.toml", "__init__.py", "__pycache__")
 class App:
     """A sample app. formats: of bundles that it runs. bundle: where in the app it goes. native: the processor for which ONNX Runtime comes along.
     llama: where llama.cpp's source goes. json: where the C++ header for JSON goes. npm: packages whose files go into `vendor/`. also: files of other
-    apps, as `app/file`, and where they go. next: what starts it."""
+    apps, as `app/file`, and where they go. gguf_tasks: of GGUF bundles, where these are fewer. next: what starts it."""
 
     name: str
     about: str
@@ -39,6 +39,7 @@ class App:
     also_to: str = ""
     json: str | None = None
     llama: str | None = None
+    gguf_tasks: list[str] | None = None
 
 
 def app_names() -> list[str]:
@@ -69,8 +70,8 @@ def assemble(name: str, bundle: Path, out: Path) -> App:
     for file in app.also:
         other, _, inside = file.partition("/")
         shutil.copyfile(native.app_folder(other) / inside, out / app.also_to / Path(inside).name)
-    for package in app.npm:
-        vendor(Package(**package), out / "vendor")
+    for package in packages(app.npm, manifest.format):
+        vendor(package, out / "vendor")
     # Nothing but the files that the manifest vouches for.
     for name in (*manifest.files, "manifest.json"):
         (out / app.bundle / name).parent.mkdir(parents=True, exist_ok=True)
@@ -79,6 +80,13 @@ def assemble(name: str, bundle: Path, out: Path) -> App:
 
 
 def _fits(app: App, manifest: Manifest, bundle: Path) -> None:
+    if app.gguf_tasks and manifest.format == "gguf" and manifest.task in app.tasks and manifest.task not in app.gguf_tasks:
+        others = [other for other in app_names() if other != app.name and {"gguf"} & {*find_app(other).formats}]
+        raise InputError(
+            f"of GGUF bundles {app.name} takes {', '.join(app.gguf_tasks)}, and this one's task is {manifest.task}.",
+            where=str(bundle),
+            write=f"Apps for it: {', '.join(others)}; or compile for a target of format onnx.",
+        )
     for what, given, known in (("task", manifest.task, app.tasks), ("format", manifest.format, app.formats)):
         if given not in known:
             others = [other for other in app_names() if given in (find_app(other).tasks if what == "task" else find_app(other).formats)]
