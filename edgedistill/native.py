@@ -1,4 +1,5 @@
-"""The C++ runner, built for a processor: the source of sample_apps/embedded_linux with ONNX Runtime's own library for it.
+"""The C++ runner, built for a processor: the source of sample_apps/embedded_linux with ONNX Runtime's own library for it, or that of
+sample_apps/embedded_linux_gguf with llama.cpp.
 
 Built when it is first needed and kept under the home (`native/`), which is safe to delete. Nothing that is fetched is run here; each download has
 its digest below. Headers and library may be of different releases: ONNX Runtime's C API only grows, and the headers are the older ones.
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgedistill import npm
+from edgedistill import llama_build, llama_native, npm
 from edgedistill.digests import file_digest
 from edgedistill.errors import StageError, TargetError, nearest
 from edgedistill.sources import home
@@ -27,6 +28,7 @@ from edgedistill.sources import home
 _APPS = (Path(__file__).parent.parent / "sample_apps", Path(__file__).parent / "app_files")
 
 ONNXRUNTIME = "1.32.0"
+PROGRAMS = ("runner", "edge")
 LIBRARY = f"libonnxruntime.so.{ONNXRUNTIME}"
 # An npm package of ONNX Runtime's builds for Unity (MIT): the only place in a registry that has its C and C++ headers.
 HEADERS = ("com.github.asus4.onnxruntime@0.4.9", "e59788788818fdde1b2e522e766a21ba0f7d8391de55737abf81e32cc801785d")
@@ -36,29 +38,36 @@ JSON = ("nlohmann-json==3.12.0", "any", "nlohmann_json/include/")
 
 @dataclass(frozen=True)
 class Machine:
-    """A processor family. wheel: of ONNX Runtime, whose library we take; compiler: what must be there, and the Debian package that has it."""
+    """A processor family. compiler: what must be there, and the Debian package that has it. wheel: of ONNX Runtime, whose library we take; none where
+    there is none. toolchain: CMake's file, in one of the apps."""
 
-    wheel_platform: str
-    wheel_digest: str
     compiler: str
     package: str
+    wheel_platform: str | None = None
+    wheel_digest: str = ""
     toolchain: str | None = None
 
 
 MACHINES = {
     "aarch64": Machine(
-        "manylinux_2_28_aarch64",
-        "2303372a85299b6757b0e11e1cbf13e410ddf7e10c37f4b37e99d1c90e7daf7c",
         "aarch64-linux-gnu-g++",
         "g++-aarch64-linux-gnu",
-        "toolchain-aarch64.cmake",
+        "manylinux_2_28_aarch64",
+        "2303372a85299b6757b0e11e1cbf13e410ddf7e10c37f4b37e99d1c90e7daf7c",
+        "embedded_linux/toolchain-aarch64.cmake",
     ),
-    "x86_64": Machine("manylinux_2_28_x86_64", "5a34fc4dfeb5a7b4a74c95dcba1e773d722abda720b474edf1b0c419dc6d163d", "g++", "g++"),
+    "armv7": Machine("arm-linux-gnueabihf-g++", "g++-arm-linux-gnueabihf", toolchain="embedded_linux_gguf/toolchain-armv7.cmake"),
+    "x86_64": Machine("g++", "g++", "manylinux_2_28_x86_64", "5a34fc4dfeb5a7b4a74c95dcba1e773d722abda720b474edf1b0c419dc6d163d"),
 }
+APPS = {"onnxruntime": "embedded_linux", "llama_cpp": "embedded_linux_gguf"}  # runtime → the app whose source its runner is
 # What the runner and ONNX Runtime need of the system, the loader first: for systems that have another C library (Android).
 C_LIBRARIES = ("libc.so.6", "libm.so.6", "libdl.so.2", "librt.so.1", "libpthread.so.0", "libstdc++.so.6", "libgcc_s.so.1")
-LOADERS = {"aarch64": "ld-linux-aarch64.so.1", "x86_64": "ld-linux-x86-64.so.2"}
-TASKS = frozenset({"classify", "multi_label", "score", "embed"})  # that the runner answers
+LOADERS = {"aarch64": "ld-linux-aarch64.so.1", "armv7": "ld-linux-armhf.so.3", "x86_64": "ld-linux-x86-64.so.2"}
+# What a runtime's runner answers.
+TASKS = {
+    "onnxruntime": frozenset({"classify", "multi_label", "score", "embed", "tag"}),
+    "llama_cpp": frozenset({"classify", "multi_label", "score", "embed", "generate"}),
+}
 JSON_DIGEST = "5f6132720fb25d0d70bf0742f8397b49a540dcc193e7312a914f6aa49f054810"
 
 
@@ -79,44 +88,68 @@ def known(machine: str) -> str:
     return machine
 
 
-def lacking(machine: str) -> str | None:
-    """None when the runner is built or can be, else what to install."""
-    if built(machine).is_dir():
+def lacking(machine: str, runtime: str | None = None) -> str | None:
+    """None when the runner is built or can be, else what to install. runtime: of the runner; without one, of any."""
+    if any(built(machine, name).is_dir() for name in ([runtime] if runtime else APPS) if runs(machine, name) is None):
         return None
     wanted = {MACHINES[machine].compiler: MACHINES[machine].package, "cmake": "cmake", "npm": "npm"}
     missing = [package for command, package in wanted.items() if shutil.which(command) is None]
     return f"the C++ runner cannot be built here. Run: sudo apt-get install {' '.join(missing)}" if missing else None
 
 
-def refuses(task: str, tokenizer: Path) -> str | None:
+def runs(machine: str, runtime: str) -> str | None:
+    """Why a processor family cannot have a runner of a runtime; None when it can."""
+    if runtime not in APPS:
+        return f"there is no C++ runner of {runtime}; there is of {' and '.join(APPS)}."
+    if runtime == "onnxruntime" and not MACHINES[machine].wheel_platform:
+        return f"there is no ONNX Runtime for {machine}; take a target whose runtime is llama_cpp."
+    return None
+
+
+def refuses(task: str, tokenizer: Path, runtime: str = "onnxruntime") -> str | None:
     """Why the C++ runner cannot answer a task with a tokenizer.json; None when it can."""
-    if task not in TASKS:
-        return f'the C++ runner has no answer to the task "{task}" yet.'
-    kind = json.loads(tokenizer.read_text(encoding="utf-8"))["model"].get("type") if tokenizer.is_file() else "WordPiece"
+    if task not in TASKS.get(runtime, ()):
+        return f'the C++ runner of {runtime} has no answer to the task "{task}" yet.'
+    if task == "generate" or not tokenizer.is_file():  # decoders are cut by llama.cpp, and their exporter knows what that reads
+        return None
+    kind = json.loads(tokenizer.read_text(encoding="utf-8"))["model"].get("type")
     return None if kind == "WordPiece" else f"the C++ runner cuts texts by WordPiece, and this model's tokenizer is {kind}."
 
 
-def identity(machine: str) -> str:
-    """Digest of all that makes the runner: the source, ONNX Runtime, the processor."""
-    source = app_folder("embedded_linux")
-    files = sorted(file for pattern in ("*.cpp", "*.hpp", "*.cmake", "CMakeLists.txt") for file in source.glob(pattern))
-    facts = [machine, MACHINES[machine].wheel_digest, HEADERS[1], JSON_DIGEST, *(file_digest(file) for file in files)]
+def identity(machine: str, runtime: str = "onnxruntime") -> str:
+    """Digest of all that makes the runner: the source, the library that runs models, the processor."""
+    folders = {app_folder("embedded_linux"), app_folder(APPS[runtime])}
+    files = sorted(
+        file for folder in folders for pattern in ("*.cpp", "*.hpp", "*.cmake", "CMakeLists.txt") for file in folder.glob(pattern)
+    )
+    library = [MACHINES[machine].wheel_digest, HEADERS[1]] if runtime == "onnxruntime" else [_llama_digest(machine)]
+    facts = [machine, runtime, *library, JSON_DIGEST, *(file_digest(file) for file in files)]
     return hashlib.sha256(" ".join(facts).encode()).hexdigest()
 
 
-def built(machine: str) -> Path:
-    """Where the runner for a processor is, or will be: a folder with `runner`, `edge` and ONNX Runtime's library."""
-    return home() / "native" / f"{machine}-{identity(machine)[:16]}"
+def _llama_digest(machine: str) -> str:
+    here = machine == this_machine() and llama_build.kind() not in ("missing", "crashing")
+    return llama_native.installed_digest() if here else llama_build.SHA256
 
 
-def build(machine: str) -> Path:
-    """The folder of the runner, built when it is not there. Raises StageError with what is missing or what the compiler said."""
+def built(machine: str, runtime: str = "onnxruntime") -> Path:
+    """Where the runner for a processor is, or will be: a folder with `runner`, `edge` and the libraries that they need beside them."""
+    return home() / "native" / f"{machine}-{identity(machine, runtime)[:16]}"
+
+
+def build(machine: str, runtime: str = "onnxruntime") -> Path:
+    """The folder of the runner, built when it is not there.
+
+    Raises TargetError for a processor that the runtime has no library for, StageError with what is missing or what the compiler said.
+    """
     from filelock import FileLock
 
-    place = built(machine)
+    if why := runs(machine, runtime):
+        raise TargetError(why, where="target: runtime")
+    place = built(machine, runtime)
     if place.is_dir():
         return place
-    if missing := lacking(machine):
+    if missing := lacking(machine, runtime):
         raise StageError(missing)
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(place.with_suffix(".lock")):
@@ -124,19 +157,52 @@ def build(machine: str) -> Path:
             return place
         with tempfile.TemporaryDirectory(dir=place.parent, prefix=".build-") as scratch:
             draft = Path(scratch)
-            runtime = onnxruntime_folder(machine, draft / "onnxruntime")
-            options = [f"-DONNXRUNTIME={runtime}", f"-DJSON={json_folder(draft / 'json')}"]
-            if toolchain := MACHINES[machine].toolchain:
+            app, options = app_folder(APPS[runtime]), [f"-DJSON={json_folder(draft / 'json')}"]
+            if toolchain := _toolchain(machine):
                 options.append(f"-DCMAKE_TOOLCHAIN_FILE={toolchain}")
-            _run(["cmake", "-S", str(app_folder("embedded_linux")), "-B", str(draft / "build"), *options])
-            _run(["cmake", "--build", str(draft / "build"), "--parallel", "2"])
+            if runtime == "onnxruntime":
+                library = onnxruntime_folder(machine, draft / "onnxruntime")
+                options.append(f"-DONNXRUNTIME={library}")
+                beside = {"libonnxruntime.so.1": library / "lib" / LIBRARY}
+            else:
+                options.append(f"-DSHARED={app_folder('embedded_linux')}")
+                library = _llama(machine, app, options, draft / "llama")
+                options.append(f"-DLLAMA_BUILT={library}")
+                beside = {file.name: file for file in (library / "lib").glob("*.so*")}
+            _run(["cmake", "-S", str(app), "-B", str(draft / "build"), *options])
+            _run(["cmake", "--build", str(draft / "build"), "--target", *PROGRAMS, "--parallel", "2"])
             done = draft / "done"
             done.mkdir()
-            for program in ("runner", "edge"):
+            for program in PROGRAMS:
                 shutil.copy2(draft / "build" / program, done / program)
-            shutil.copy2(runtime / "lib" / LIBRARY, done / "libonnxruntime.so.1")
+            for name, file in beside.items():
+                shutil.copy2(file, done / name)
             done.replace(place)  # last: its existence means that it is whole
     return place
+
+
+def _llama(machine: str, app: Path, options: Sequence[str], draft: Path) -> Path:
+    """`include/` and `lib/` of llama.cpp: of this machine those of our wheel, whose threads are OpenMP's; of others a static library."""
+    toolchain = _toolchain(machine)
+    if machine != this_machine() and toolchain:
+        return llama_native.static(machine, app, toolchain, options, _run)
+    folder = llama_native.installed(draft)
+    openmp = Path(_said([MACHINES[machine].compiler, "-print-file-name=libgomp.so.1"]))
+    if openmp.is_file():
+        shutil.copyfile(openmp, folder / "lib" / openmp.name)
+    return folder
+
+
+def _toolchain(machine: str) -> Path | None:
+    """CMake's toolchain file for a processor, where one is needed."""
+    app, _, name = (MACHINES[machine].toolchain or "").partition("/")
+    return app_folder(app) / name if app else None
+
+
+def shipped(machine: str, runtime: str) -> dict[str, Path]:
+    """What a device needs of the runner: name → file."""
+    folder = build(machine, runtime)
+    return {file.name: file for file in (folder / "runner", *folder.glob("*.so*"))}
 
 
 def c_libraries(machine: str) -> list[Path]:
@@ -145,7 +211,7 @@ def c_libraries(machine: str) -> list[Path]:
     ask = [MACHINES[machine].compiler, *(f"-print-file-name={name}" for name in names)]
     if shutil.which(ask[0]) is None:
         raise StageError(f"{ask[0]} is missing. Run: sudo apt-get install {MACHINES[machine].package}")
-    found = [Path(subprocess.run([ask[0], option], capture_output=True, text=True, check=True).stdout.strip()) for option in ask[1:]]
+    found = [Path(_said([ask[0], option])) for option in ask[1:]]
     if missing := [path.name for path in found if not path.is_file()]:
         raise StageError(f"{ask[0]} has no {missing[0]}.", write=f"Run: sudo apt-get install {MACHINES[machine].package}")
     return found
@@ -169,6 +235,7 @@ def counting_plugin() -> Path:
 def onnxruntime_folder(machine: str, out: Path) -> Path:
     """ONNX Runtime as CMake wants it: `include/` and `lib/`."""
     about = MACHINES[machine]
+    assert about.wheel_platform  # `runs` was asked
     (out / "lib").mkdir(parents=True)
     with zipfile.ZipFile(_wheel(f"onnxruntime=={ONNXRUNTIME}", about.wheel_platform, about.wheel_digest)) as wheel:
         (out / "lib" / LIBRARY).write_bytes(wheel.read(f"onnxruntime/capi/{LIBRARY}"))
@@ -229,6 +296,10 @@ def _run(command: Sequence[str]) -> None:
     if done.returncode:
         said = [line for line in (done.stderr + done.stdout).splitlines() if "rror" in line] or (done.stderr or "no message").splitlines()
         raise StageError(f"the C++ runner cannot be built: {' '.join(command[:2])} … said: {said[0].strip()[:300]}")
+
+
+def _said(command: Sequence[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def this_machine() -> str:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from edgedistill.digests import file_digest
 from edgedistill.errors import InputError, StageError
@@ -51,6 +52,12 @@ def kept(package: Package) -> Path:
             if not place.is_dir():
                 (Path(scratch) / "content").replace(place)
     return place
+
+
+def packages(wanted: Sequence[dict[str, Any]], format: str) -> list[Package]:
+    """The packages of an app.toml that a bundle of a format needs: all that name no `formats`, and those that name this one."""
+    some = [entry for entry in wanted if format in entry.get("formats", [format])]
+    return [Package(entry["spec"], entry["sha256"], entry["files"]) for entry in some]
 
 
 def vendor(package: Package, out: Path) -> None:

@@ -307,7 +307,7 @@ def _lineage(recipe: Recipe, data: dict[str, Source], teachers: Sequence[Taught]
 def _runner(target: Target) -> dict[str, str]:
     """What answers on this target, where it is not our own Python: part of a benchmark's key."""
     link = plugins.find("links", target.link.kind)
-    facts: dict[str, str] = {"runner": link.identity(target.link)} if hasattr(link, "identity") else {}
+    facts: dict[str, str] = {"runner": link.identity(target.link, target.runtime)} if hasattr(link, "identity") else {}
     return facts | (link.machine(target.link) if hasattr(link, "machine") else {})
 
 
@@ -333,7 +333,7 @@ def _answered(on: Making, targets: Sequence[Target]) -> None:
             continue
         start = on.recipe.student.start
         source = on.source(start, "student.start") if start else on.source(on.recipe.teacher.model, "teacher.model")
-        why = refuses(on.recipe.task, source.path / "tokenizer.json")
+        why = refuses(on.recipe.task, source.path / "tokenizer.json", target.runtime)
         if why:
             raise TargetError(
                 why, where=target.name, write='Take another target, or write [link] kind = "build_only" in a target file of your own.'

@@ -40,10 +40,10 @@ if [ ! -e "$stamp" ]; then
   touch "$stamp"
 fi
 if [ "${1:-}" = tests ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-  # The tests run binaries on emulated processors (x86 without VNNI, 64-bit ARM), in a browser, in Node, and at the end of an ssh link.
+  # The tests run binaries on emulated processors (x86 without VNNI, 64-bit and 32-bit ARM), in a browser, in Node, and at the end of an ssh link.
   missing=
   for wanted in qemu-x86_64=qemu-user aarch64-linux-gnu-g++=g++-aarch64-linux-gnu g++=g++ cmake=cmake node=nodejs npm=npm \
-    chromium=chromium sshd=openssh-server adb=adb aapt=aapt java=default-jre-headless; do
+    chromium=chromium arm-linux-gnueabihf-g++=g++-arm-linux-gnueabihf qemu-arm=qemu-user sshd=openssh-server adb=adb aapt=aapt java=default-jre-headless; do
     command -v "${wanted%%=*}" >/dev/null || [ -x "/usr/sbin/${wanted%%=*}" ] || missing="$missing ${wanted#*=}"
   done
   # Of Android: the framework's resources, and the JSON classes that every phone has.

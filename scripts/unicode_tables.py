@@ -1,4 +1,4 @@
-"""Writes what the `tokenizers` library does to each character, asked of the library itself: for C++ and for Kotlin.
+"""Writes what the `tokenizers` library does to each character, asked of the library itself: for C++ and, as far as WordPiece needs it, for Kotlin.
 
 Its Unicode tables are of several ages (a mark that Unicode 9 did not know survives the stripping of accents), so no table of any one version
 gives the same token ids. `.venv/bin/python scripts/unicode_tables.py` writes it anew; a test fails when it would come out otherwise.
@@ -29,6 +29,8 @@ struct Class {{ char32_t first, last; std::uint8_t order; }};
 struct Pair {{ char32_t from, to; }};
 struct Several {{ char32_t from, to[3]; }};  // 0 where there are only two
 struct Run {{ char32_t first, last; std::uint8_t step; std::int32_t shift; }};
+struct Parts {{ char32_t from, to[4]; }};  // 0 behind the last
+struct Joined {{ char32_t first, second, to; }};
 """
 
 
@@ -84,13 +86,33 @@ def tables() -> list[Table]:
     ]
 
 
+def further_tables() -> list[Table]:
+    """What taggers take for words, and NFC, which decoders of Qwen's kind read: for C++ alone."""
+    from tokenizers import Regex, normalizers, pre_tokenizers
+
+    letters = pre_tokenizers.Split(Regex(r"[\p{L}\p{N}]"), "isolated").pre_tokenize_str
+    apart, together = normalizers.NFD().normalize_str, normalizers.NFC().normalize_str
+    every = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
+    parts = {char: apart(char) for char in every if ord(char) not in HANGUL and apart(char) != char}
+    assert max(map(len, parts.values())) == 4
+    # A composite joins the last part of it with all before, where these are one character when joined themselves.
+    before = {char: together(whole[:-1]) for char, whole in parts.items() if len(whole) > 1}
+    joined = [(one, parts[char][-1], char) for char, one in before.items() if len(one) == 1 and together(one + parts[char][-1]) == char]
+    return [
+        _ranges("LETTER", "of a word: letters and digits", (char for char in every if len(letters(f"-{char}-")) == 3)),
+        _ranges("BLANK", "Python's str.isspace", (char for char in every if char.isspace())),
+        Table("DECOMPOSED", "Parts", "by NFD", 5, [(ord(char), *map(ord, whole)) for char, whole in parts.items()]),
+        Table("COMPOSED", "Joined", "by NFC", 3, sorted((ord(one), ord(other), ord(char)) for one, other, char in joined)),
+    ]
+
+
 def header(found: list[Table]) -> str:
     """unicode_tables.hpp."""
     import tokenizers
 
     def cell(table: Table, row: tuple[int, ...]) -> str:
         cells = [f"0x{number:X}" if place < table.codes else str(number) for place, number in enumerate(row)]
-        return f"{{{cells[0]},{{{','.join(cells[1:])}}}}}" if table.kind == "Several" else f"{{{','.join(cells)}}}"
+        return f"{{{cells[0]},{{{','.join(cells[1:])}}}}}" if table.kind in ("Several", "Parts") else f"{{{','.join(cells)}}}"
 
     parts = [
         "\n".join(
@@ -163,6 +185,6 @@ def _lines(cells: Iterable[str]) -> list[str]:
 
 if __name__ == "__main__":
     all_of_them = tables()
-    HEADER.write_text(header(all_of_them), encoding="ascii")
+    HEADER.write_text(header([*all_of_them, *further_tables()]), encoding="ascii")
     RESOURCE.parent.mkdir(parents=True, exist_ok=True)
     RESOURCE.write_text(resource(all_of_them), encoding="ascii")

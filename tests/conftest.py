@@ -173,6 +173,15 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_bundle(tmp_path_factory.mktemp("tiny-bundle"))
 
 
+@pytest.fixture(scope="session")
+def gguf_bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Small GGUF bundles: one that classifies, and decoders of two kinds that write JSON. Tests that change one copy it first."""
+    from tests.tiny_gguf import make_gguf_bundle
+
+    tasks = {"classify": "classify", "llama": "generate", "qwen2": "generate"}
+    return {name: make_gguf_bundle(tmp_path_factory.mktemp(f"gguf-{name}"), task, name) for name, task in tasks.items()}
+
+
 def share_native(home: Path) -> None:
     """Give a home the C++ runners and npm packages that earlier tests had. They are kept in .venv, so that `make clean` deletes them."""
     home.mkdir(parents=True, exist_ok=True)

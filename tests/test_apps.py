@@ -72,7 +72,7 @@ def test_embedded_linux_builds_and_answers(native_home: Path, tiny_bundle: Path,
     shutil.move(out / "device", tmp_path / "device")  # onto the board: nothing of the build folder is there
     root = qemu._root(tmp_path, qemu.CPUS["cortex-a53"])
     edge = [
-        qemu.QEMU,
+        qemu.QEMU["aarch64"],
         "-cpu",
         "cortex-a53",
         "-L",

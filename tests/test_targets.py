@@ -17,6 +17,7 @@ from tests.links.test_browser import request
 from tests.test_pipeline import edgedistill
 
 TARGETS = [name for name in target_names() if find_target(name).format == "onnx"]
+LLAMA = [name for name in target_names() if find_target(name).format == "gguf" and name != "laptop-x86-llama"]
 HERE = ("laptop-x86",)  # the rest takes a minute
 
 
@@ -35,6 +36,13 @@ def test_every_target_answers(native_home: Path, tiny_bundle: Path, name: str) -
     finally:
         runner.close()
     assert result.good and result.vectors >= 16, result.wrong
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", LLAMA)
+def test_every_target_of_llama_writes(native_home: Path, gguf_bundles: dict[str, Path], name: str) -> None:
+    """The same for targets whose answers are written."""
+    test_every_target_answers(native_home, gguf_bundles["llama"], name)
 
 
 @pytest.mark.parametrize("name", target_names())

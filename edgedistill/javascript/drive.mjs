@@ -8,7 +8,7 @@ import { createServer } from "node:http";
 import { createInterface } from "node:readline";
 
 const { playwright, chromium, slowed, files, seconds, seconds_a_text: aText } = JSON.parse(process.argv[2]);
-const TYPES = { html: "text/html; charset=utf-8", mjs: "text/javascript", wasm: "application/wasm" };
+const TYPES = { html: "text/html; charset=utf-8", js: "text/javascript", mjs: "text/javascript", wasm: "application/wasm" };
 const HEADERS = { "cross-origin-opener-policy": "same-origin", "cross-origin-embedder-policy": "require-corp", "cache-control": "no-store" };
 
 const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);

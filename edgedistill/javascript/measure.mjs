@@ -27,38 +27,46 @@ function loop() {
 }
 
 export class Runner {
-  /** @param hello the first line. @param read (name) => Promise<ArrayBuffer> of "model" and "tokenizer". */
-  static async open(hello, read, ort, Tokenizer) {
+  /** @param hello the first line. @param read (name) => Promise<ArrayBuffer> of "model" and "tokenizer". The rest as in bundle.mjs. */
+  static async open(hello, read, ort, Tokenizer, openLlama) {
     const { labels, ...settings } = hello.settings;
-    const manifest = { task: hello.task, labels, settings, max_tokens: hello.max_tokens, model: "model", tokenizer: "tokenizer" };
+    const format = hello.model.endsWith(".gguf") ? "gguf" : "onnx";
+    const manifest = { task: hello.task, format, labels, settings, max_tokens: hello.max_tokens, model: "model", tokenizer: "tokenizer" };
     const begin = performance.now();
     const files = (name) => (name === "manifest.json" ? new TextEncoder().encode(JSON.stringify(manifest)).buffer : read(name));
-    const runner = Object.assign(new Runner(), { bundle: await Bundle.open(files, ort, Tokenizer) });
+    const runner = Object.assign(new Runner(), { bundle: await Bundle.open(files, ort, Tokenizer, openLlama) });
     runner.load_ms = performance.now() - begin;
     await runner.measure({ texts: [hello.first_text] });
     return runner;
   }
 
-  async measure({ texts, tokens, wants = [], loop: times }) {
+  async measure({ texts, tokens, wants = [], loop: times, constrained = true, forced }) {
     if (times) return { loop_ns: Array.from({ length: times }, loop) };
-    const { manifest } = this.bundle;
-    const out = { tokenize_ns: [], model_ns: [], decode_ns: [] };
+    const { manifest, writer } = this.bundle;
+    if (forced) return { forced: await writer.forced(forced.ids, forced.answer) };
+    const out = { tokenize_ns: [], model_ns: [], decode_ns: [], ...(writer ? { prompt_tokens: [], answer_tokens: [], first_ns: [] } : {}) };
     for (const want of wants) out[want] = [];
     for (const text of texts) {
       const start = performance.now();
-      let ids = this.bundle.encode(text);
-      if (tokens) ids = cutTo(ids, tokens);
+      const found = writer ? { ids: writer.encode(text, tokens) } : this.bundle.encode(text);
+      if (tokens && !writer) for (const [name, values] of Object.entries(found)) found[name] = cutTo(values, tokens);
+      const { ids } = found;
       const tokenized = performance.now();
-      const logits = await this.bundle.logits(ids);
+      const output = await this.bundle.run(ids, constrained);
       const ran = performance.now();
-      const said = answer(manifest, logits);
+      const said = answer(manifest, output, text, found);
       const done = performance.now();
       out.tokenize_ns.push(nanoseconds(tokenized - start));
       out.model_ns.push(nanoseconds(ran - tokenized));
       out.decode_ns.push(nanoseconds(done - ran));
-      const { answer: given, confidence } = said;
-      const row = { answer: given, target: target(manifest.task, manifest.labels, said), ...(confidence === undefined ? {} : { confidence }) };
-      for (const want of wants) out[want].push(want === "answers" ? row : want === "logits" ? Array.from(logits) : ids);
+      if (writer) {
+        out.prompt_tokens.push(ids.length);
+        out.answer_tokens.push(output.ids.length);
+        out.first_ns.push(nanoseconds(output.first_ms));
+      }
+      const row = { ...said, target: target(manifest.task, manifest.labels, said) };
+      delete row.shares;
+      for (const want of wants) out[want].push(want === "answers" ? row : want === "logits" ? this.bundle.numbers(output) : ids);
     }
     return out;
   }

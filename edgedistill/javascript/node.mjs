@@ -11,14 +11,17 @@ const peak = () => 1024 * Number(/VmHWM:\s+(\d+)/.exec(readFileSync("/proc/self/
 try {
   const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
   const hello = JSON.parse((await lines.next()).value);
-  const ort = createRequire(`${modules}/`)("onnxruntime-node");
   const { Tokenizer } = await import(pathToFileURL(`${modules}/@huggingface/tokenizers/dist/tokenizers.min.mjs`));
   const { Runner } = await import("./measure.mjs");
   const baseline = peak();
+  const gguf = hello.model.endsWith(".gguf");
+  const ort = gguf ? {} : createRequire(`${modules}/`)("onnxruntime-node");
   const options = { intraOpNumThreads: hello.threads, interOpNumThreads: 1 };
   const single = { Tensor: ort.Tensor, InferenceSession: { create: (model) => ort.InferenceSession.create(model, options) } };
-  const read = async (name) => new Uint8Array(readFileSync(hello[name])).buffer;
-  const runner = await Runner.open(hello, read, single, Tokenizer);
+  // llama.cpp reads the file by itself, as it likes to.
+  const read = async (name) => (gguf && name === "model" ? null : new Uint8Array(readFileSync(hello[name])).buffer);
+  const { openLlama } = await import("./llama_node.mjs");
+  const runner = await Runner.open(hello, read, single, Tokenizer, (_, manifest) => openLlama(modules, hello.model, manifest, hello.threads));
   const cold = Number(process.hrtime.bigint() - BigInt(hello.started_ns)) / 1e6;
   say({ load_ms: runner.load_ms, cold_start_ms: cold, baseline_bytes: baseline, peak_bytes: peak() });
   for (let line = await lines.next(); !line.done; line = await lines.next())

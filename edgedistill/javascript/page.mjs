@@ -1,5 +1,4 @@
 // The runner's page. drive.mjs calls `runner.open` and `runner.measure` here.
-import * as ort from "./vendor/ort.wasm.bundle.min.mjs";
 import { Tokenizer } from "./vendor/tokenizers.min.mjs";
 import { Runner } from "./measure.mjs";
 
@@ -9,12 +8,22 @@ async function read(name) {
   return response.arrayBuffer();
 }
 
+async function withOnnx(hello) {
+  const ort = await import("./vendor/ort.wasm.bundle.min.mjs");
+  ort.env.wasm.wasmPaths = { wasm: new URL("vendor/ort-wasm-simd-threaded.wasm", location.href).href };
+  ort.env.wasm.numThreads = hello.threads;
+  return Runner.open(hello, read, ort, Tokenizer);
+}
+
+async function withLlama(hello) {
+  const { openLlama } = await import("./llama.mjs");
+  return Runner.open(hello, read, null, Tokenizer, (model, manifest) => openLlama(model, manifest, hello.threads));
+}
+
 let opened;
 globalThis.runner = {
   async open(hello) {
-    ort.env.wasm.wasmPaths = { wasm: new URL("vendor/ort-wasm-simd-threaded.wasm", location.href).href };
-    ort.env.wasm.numThreads = hello.threads;
-    opened = await Runner.open(hello, read, ort, Tokenizer);
+    opened = await (hello.model.endsWith(".gguf") ? withLlama(hello) : withOnnx(hello));
     return { load_ms: opened.load_ms };
   },
   measure: (request) => opened.measure(request),

@@ -7,11 +7,11 @@ A link is a module with
 - `ready(link: target.Link) -> str | None`: None when it works from this machine, else what is missing and how to install it;
 - `open_runner(link: target.Link, runtime: str, request: dict, limits: Limits) -> Runner`: starts the runtime's runner with one model loaded;
 - `HOLDS_LIMITS = True` where it holds the runner to a target's limits;
-- `identity(link) -> str`, where another program than our own Python answers: what it is, so that answers of an older one are not taken for its;
-- `instructions(link, request, texts) -> list[int]`, where the device is emulated: how many of its instructions the model takes for each text;
+- `identity(link, runtime) -> str`, where another program than our own Python answers: what it is, so that answers of an older one are not taken for its;
+- `instructions(link, request, texts, runtime) -> list[int]`, where the device is emulated: how many of its instructions the model takes for each text;
 - `condition(link) -> {"temperatures": [°C], "mhz": [of each core]}`, where the device tells: `bench` asks before a run and after;
 - `machine(link) -> {"cpu", "system"}`, where the device is another machine: how it names them;
-- `refuses(task: str, tokenizer: Path) -> str | None`, where that program does not answer everything: why not, or None.
+- `refuses(task: str, tokenizer: Path, runtime: str) -> str | None`, where that program does not answer everything: why not, or None.
 
 A `Runner` has `hello` (the runner's first answer), `ask(request) -> dict` and `close()`. What runners say to each other is in `runtimes/`.
 """

@@ -44,7 +44,7 @@ SAID = {
     "more than one device": 'several phones are connected: name one in the target file, [link] serial = "…" (adb devices lists them)',
     "not found": "there is no such phone: `adb devices` lists those that are connected",
 }
-NAMES = {"aarch64": ("aarch64", "arm64"), "x86_64": ("x86_64",)}  # what `uname -m` says there
+NAMES = {"aarch64": ("aarch64", "arm64"), "armv7": ("armv7l", "armv8l"), "x86_64": ("x86_64",)}  # what `uname -m` says there
 
 
 def ready(link: Link) -> str | None:
@@ -61,9 +61,9 @@ def ready(link: Link) -> str | None:
     return native.lacking(wanted)
 
 
-def identity(link: Link) -> str:
+def identity(link: Link, runtime: str = "onnxruntime") -> str:
     """What answers: the phone and the runner's digest."""
-    return f"{link.option('serial') or 'the phone'}, runner {native.identity(_machine(link))[:8]}"
+    return f"{link.option('serial') or 'the phone'}, runner {native.identity(_machine(link), runtime)[:8]}"
 
 
 def machine(link: Link) -> dict[str, str]:
@@ -85,13 +85,10 @@ def condition(link: Link) -> dict[str, list[float]]:
 
 def open_runner(link: Link, runtime: str, request: dict[str, Any], limits: Limits = NONE) -> RunnerProcess:
     """The C++ runner on the phone. Raises StageError when something cannot be sent, TargetError for a target that cannot be."""
-    if runtime != "onnxruntime":
-        raise TargetError(f"the link adb runs onnxruntime, not {runtime}.", where="target: runtime")
     kind = _machine(link)
-    built = native.build(kind)
     libraries = {library.name: library for library in native.c_libraries(kind)}
-    program = _sent(link, "runner", {"runner": built / "runner", "libonnxruntime.so.1": built / "libonnxruntime.so.1", **libraries})
-    file = f"model{Path(request['model']).suffix}"  # by which ONNX Runtime tells its two formats apart
+    program = _sent(link, "runner", {**native.shipped(kind, runtime), **libraries})
+    file = f"model{Path(request['model']).suffix}"  # by which a runtime tells formats apart
     model = _sent(link, "model", {file: Path(request["model"]), "tokenizer.json": Path(request["tokenizer"])})
     here = shlex.quote(program)
     return RunnerProcess(

@@ -1,4 +1,4 @@
-"""A page in headless Chromium: ONNX Runtime's WebAssembly build runs the bundle, driven by playwright-core through Node.
+"""A page in headless Chromium: ONNX Runtime's WebAssembly build or wllama runs the bundle, driven by playwright-core through Node.
 
     [link]
     kind     = "browser"
@@ -56,24 +56,24 @@ def ready(link: Link) -> str | None:
     return None if sys.platform.startswith("linux") else "the memory of a page is read from /proc, which Linux alone has"
 
 
-def identity(link: Link) -> str:
+def identity(link: Link, runtime: str = "onnxruntime") -> str:
     """What answers: the browser's version and the runner's digest."""
     said = subprocess.run([str(_browser(link)), "--version"], capture_output=True, text=True, check=False).stdout
     slowed = f", slowed {_slowed(link):g} times" if _slowed(link) != 1 else ""
-    return f"{' '.join(said.split()[:2]) or 'a browser'}{slowed}, runner {javascript.identity(javascript.web_packages())[:8]}"
+    return f"{' '.join(said.split()[:2]) or 'a browser'}{slowed}, runner {javascript.identity(javascript.web_packages(runtime))[:8]}"
 
 
 def open_runner(link: Link, runtime: str, request: dict[str, Any], limits: Limits = NONE) -> RunnerProcess:
     """The runner in a page. Raises TargetError for options that cannot be, StageError when something is to be installed."""
-    if runtime != "onnxruntime":
-        raise TargetError(f"the link browser runs onnxruntime, not {runtime}.", where="target: runtime")
+    if runtime not in javascript.TASKS:
+        raise TargetError(f"the link browser runs {' and '.join(javascript.TASKS)}, not {runtime}.", where="target: runtime")
     slowed = _slowed(link)
     if slowed != 1 and request["threads"] > 1:
         raise TargetError("a browser slows the page's own thread alone.", where="target: link.slowed", write="Write threads = 1.")
     if missing := ready(link):
         raise StageError(missing)
     facts: dict[str, Any] = {"playwright": str(npm.kept(javascript.PLAYWRIGHT).resolve()), "chromium": _browser(link), "slowed": slowed}
-    facts |= {"files": javascript.page_files(), "seconds": SECONDS, "seconds_a_text": SECONDS_A_TEXT}
+    facts |= {"files": javascript.page_files(runtime), "seconds": SECONDS, "seconds_a_text": SECONDS_A_TEXT}
     return RunnerProcess(
         ["node", str(javascript.FOLDER / "drive.mjs"), json.dumps(facts)],
         request,

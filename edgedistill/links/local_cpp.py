@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from edgedistill import native
-from edgedistill.errors import TargetError
 from edgedistill.limits import NONE, Limits
 from edgedistill.native import refuses
 from edgedistill.runner import RunnerProcess
@@ -23,16 +22,14 @@ def ready(link: Link) -> str | None:
     return native.lacking(native.this_machine())
 
 
-def identity(link: Link) -> str:
+def identity(link: Link, runtime: str = "onnxruntime") -> str:
     """What answers: the runner's digest."""
-    return f"C++ runner {native.identity(native.this_machine())[:8]}"
+    return f"C++ runner {native.identity(native.this_machine(), runtime)[:8]}"
 
 
 def open_runner(link: Link, runtime: str, request: dict[str, Any], limits: Limits = NONE) -> RunnerProcess:
     """Start the C++ runner here. Raises StageError when it cannot be built."""
-    if runtime != "onnxruntime":
-        raise TargetError(f"the link local_cpp runs onnxruntime, not {runtime}.", where="target: runtime")
-    command = [str(native.build(native.this_machine()) / "runner")]
+    command = [str(native.build(native.this_machine(), runtime) / "runner")]
     return RunnerProcess(command, request, name="the C++ runner", limits=limits)
 
 

@@ -4,7 +4,7 @@
     kind = "qemu"
     cpu  = "cortex-a72"        # or another of CPUS, below
 
-The C++ runner and ONNX Runtime's own library for the processor really run, so the answers are those of the device; its times mean nothing and are not
+The C++ runner and its runtime's own library for the processor really run, so the answers are those of the device; its times mean nothing and are not
 kept. A memory limit is held without what qemu takes for itself.
 """
 
@@ -44,11 +44,14 @@ CPUS = {
     "cortex-a53": Cpu("aarch64", "cortex-a53", "0xd03"),
     "cortex-a72": Cpu("aarch64", "cortex-a72", "0xd08"),
     "cortex-a76": Cpu("aarch64", "cortex-a76", "0xd0b", dot=True),
+    "cortex-a7": Cpu("armv7", "cortex-a7", "0xc07"),
+    "cortex-a15": Cpu("armv7", "cortex-a15", "0xc0f"),
     "neoverse-n1": Cpu("aarch64", "neoverse-n1", "0xd0c", dot=True),
     "x86-64-v3": Cpu("x86_64", "Haswell"),
 }
-QEMU = "qemu-aarch64"
-SYSTEM = Path("/usr/aarch64-linux-gnu")  # where Debian's cross compiler has the device's C library
+QEMU = {"aarch64": "qemu-aarch64", "armv7": "qemu-arm", "x86_64": "qemu-x86_64"}
+# Where Debian's cross compilers have the device's C library.
+SYSTEMS = {"aarch64": Path("/usr/aarch64-linux-gnu"), "armv7": Path("/usr/arm-linux-gnueabihf")}
 FEATURES = "fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid"
 CPUINFO = """processor\t: {number}
 BogoMIPS\t: 108.00
@@ -72,18 +75,19 @@ def about(link: Link) -> str:
 def ready(link: Link) -> str | None:
     """None, or what to install. Without a processor: for any."""
     machine = _cpu(link).machine if link.option("cpu") else "aarch64"
-    wanted = [(shutil.which(f"qemu-{machine}") is not None, "qemu-user")]
-    if machine == "aarch64":
-        wanted.append((SYSTEM.is_dir(), "g++-aarch64-linux-gnu"))
+    wanted = [(shutil.which(QEMU[machine]) is not None, "qemu-user")]
+    if machine in SYSTEMS:
+        wanted.append((SYSTEMS[machine].is_dir(), native.MACHINES[machine].package))
     missing = [package for there, package in wanted if not there]
     if missing:
-        return f"{'qemu' if 'qemu-user' in missing else 'the C library of 64-bit ARM'} is missing. Run: sudo apt-get install {' '.join(missing)}"
+        what = "qemu" if "qemu-user" in missing else f"the C library of {'64' if machine == 'aarch64' else '32'}-bit ARM"
+        return f"{what} is missing. Run: sudo apt-get install {' '.join(missing)}"
     return native.lacking(machine)
 
 
-def identity(link: Link) -> str:
+def identity(link: Link, runtime: str = "onnxruntime") -> str:
     """What answers: the runner's digest and the processor."""
-    return f"{link.option('cpu')} in qemu, runner {native.identity(_cpu(link).machine)[:8]}"
+    return f"{link.option('cpu')} in qemu, runner {native.identity(_cpu(link).machine, runtime)[:8]}"
 
 
 def open_runner(link: Link, runtime: str, request: dict[str, Any], limits: Limits = NONE) -> RunnerProcess:
@@ -91,11 +95,9 @@ def open_runner(link: Link, runtime: str, request: dict[str, Any], limits: Limit
     cpu = _cpu(link)
     if missing := ready(link):
         raise StageError(missing)
-    if runtime != "onnxruntime":
-        raise TargetError(f"the link qemu runs onnxruntime, not {runtime}.", where="target: runtime")
     # One thread: emulated threads take turns on a lock. Answers do not depend on it.
     return RunnerProcess(
-        command(cpu),
+        command(cpu, runtime=runtime),
         request | {"threads": 1},
         name=f"the runner on {cpu.qemu}",
         seconds=300,
@@ -106,21 +108,21 @@ def open_runner(link: Link, runtime: str, request: dict[str, Any], limits: Limit
     )
 
 
-def instructions(link: Link, request: dict[str, Any], texts: list[str]) -> list[int]:
+def instructions(link: Link, request: dict[str, Any], texts: list[str], runtime: str = "onnxruntime") -> list[int]:
     """How many instructions of the device the model takes for each text, by a plugin that counts between the runner's marks.
 
     A figure that repeats, for regressions and for comparing binaries; no latency follows from it. One process in twenty has its buffers placed more
     kindly and takes up to 0.4 % fewer (a fixed seed does not end that), so the largest of three counts. Raises StageError where none can be had.
     """
-    return [max(counts) for counts in zip(*(_counted(link, request, texts) for _ in range(PROCESSES)), strict=True)]
+    return [max(counts) for counts in zip(*(_counted(link, request, texts, runtime) for _ in range(PROCESSES)), strict=True)]
 
 
-def _counted(link: Link, request: dict[str, Any], texts: list[str]) -> list[int]:
+def _counted(link: Link, request: dict[str, Any], texts: list[str], runtime: str) -> list[int]:
     cpu = _cpu(link)
     with tempfile.TemporaryDirectory() as scratch:
         counts = Path(scratch) / "counts"
         runner = RunnerProcess(
-            command(cpu, "-seed", "1", "-plugin", f"{native.counting_plugin()},out={counts}"),
+            command(cpu, "-seed", "1", "-plugin", f"{native.counting_plugin()},out={counts}", runtime=runtime),
             request | {"threads": 1},
             name=f"the counting runner on {cpu.qemu}",
             seconds=300,
@@ -138,11 +140,11 @@ def _counted(link: Link, request: dict[str, Any], texts: list[str]) -> list[int]
         return [int(line) for line in counts.read_text().split()[-len(texts) :]]
 
 
-def command(cpu: Cpu, *options: str, program: str = "runner") -> list[str]:
+def command(cpu: Cpu, *options: str, program: str = "runner", runtime: str = "onnxruntime") -> list[str]:
     """A program of native.py under emulation, as a command; `options` are qemu's."""
-    folder = native.build(cpu.machine)
-    root = ["-L", str(_root(folder, cpu))] if cpu.machine == "aarch64" else []
-    return [f"qemu-{cpu.machine}", "-cpu", cpu.qemu, *root, *options, str(folder / program)]
+    folder = native.build(cpu.machine, runtime)
+    root = ["-L", str(_root(folder, cpu))] if cpu.machine in SYSTEMS else []
+    return [QEMU[cpu.machine], "-cpu", cpu.qemu, *root, *options, str(folder / program)]
 
 
 def _cpu(link: Link) -> Cpu:
@@ -160,7 +162,7 @@ def _root(folder: Path, cpu: Cpu) -> Path:
     text = "".join(CPUINFO.format(number=number, features=features, part=cpu.part) for number in range(CORES))
     (root / "proc" / "cpuinfo").write_text(text)
     if not (root / "lib").is_symlink():
-        (root / "lib").symlink_to(SYSTEM / "lib")
+        (root / "lib").symlink_to(SYSTEMS[cpu.machine] / "lib")
     return root
 
 

@@ -55,9 +55,9 @@ def ready(link: Link) -> str | None:
     return _meaning(link, done.stderr.decode(errors="replace")) if done.returncode else native.lacking(_machine(link))
 
 
-def identity(link: Link) -> str:
+def identity(link: Link, runtime: str = "onnxruntime") -> str:
     """What answers: the board and the runner's digest."""
-    return f"{_host(link)}, runner {native.identity(_machine(link))[:8]}"
+    return f"{_host(link)}, runner {native.identity(_machine(link), runtime)[:8]}"
 
 
 def machine(link: Link) -> dict[str, str]:
@@ -67,11 +67,8 @@ def machine(link: Link) -> dict[str, str]:
 
 def open_runner(link: Link, runtime: str, request: dict[str, Any], limits: Limits = NONE) -> RunnerProcess:
     """The C++ runner on the board. Raises StageError when something cannot be sent, TargetError for a target that cannot be."""
-    if runtime != "onnxruntime":
-        raise TargetError(f"the link ssh runs onnxruntime, not {runtime}.", where="target: runtime")
-    built = native.build(_machine(link))
-    program = _sent(link, "runner", {"runner": built / "runner", "libonnxruntime.so.1": built / "libonnxruntime.so.1"})
-    file = f"model{Path(request['model']).suffix}"  # by which ONNX Runtime tells its two formats apart
+    program = _sent(link, "runner", native.shipped(_machine(link), runtime))
+    file = f"model{Path(request['model']).suffix}"  # by which a runtime tells formats apart
     model = _sent(link, "model", {file: Path(request["model"]), "tokenizer.json": Path(request["tokenizer"])})
     return RunnerProcess(
         [*_ssh(link), _host(link), f"{shell(limits)}{shlex.quote(program)}/runner"],

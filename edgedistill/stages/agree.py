@@ -30,6 +30,7 @@ PLACES = {
     "WebAssembly SIMD (Chromium)": Link(kind="browser"),
     "Node": Link(kind="node"),
 }
+LLAMA_PLACES = {"armv7, 32 bits (Cortex-A7)": Link(kind="qemu", cpu="cortex-a7")}  # where there is llama.cpp and no ONNX Runtime
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,9 @@ def agree(folder: Path) -> list[Place]:
 
     def at(name: str, link: Link) -> Place:
         module = plugins.find("links", link.kind)
-        refuses = getattr(module, "refuses", lambda task, tokenizer: None)
+        refuses = getattr(module, "refuses", lambda task, tokenizer, runtime: None)
         try:
-            if missing := refuses(manifest.task, folder / manifest.tokenizer) or module.ready(link):
+            if missing := refuses(manifest.task, folder / manifest.tokenizer, manifest.runtime) or module.ready(link):
                 return Place(name, None, missing)
             runner = module.open_runner(link, manifest.runtime, request)
         except (TargetError, StageError) as error:
@@ -63,10 +64,10 @@ def agree(folder: Path) -> list[Place]:
         finally:
             runner.close()
 
-    places = []
-    for number, (name, link) in enumerate(PLACES.items(), 1):
+    places, known = [], PLACES | (LLAMA_PLACES if manifest.runtime == "llama_cpp" else {})
+    for number, (name, link) in enumerate(known.items(), 1):
         places.append(at(name, link))
-        tick("places", number, len(PLACES))
+        tick("places", number, len(known))
     return places
 
 

@@ -1,8 +1,8 @@
 """app: put a bundle into a sample app, with all that the app needs, in a folder that opens or builds as it is.
 
 A sample app is a folder in sample_apps/ with an `app.toml`: what it is, which tasks it answers, what is fetched for it (`native`: ONNX Runtime for
-C++; `json`: a header; `npm`: packages and which of their files), where the bundle goes (`bundle`), which files of other apps it uses (`also`), and
-what comes next. What is fetched has its digest there.
+C++; `llama`: llama.cpp's source; `json`: a header; `npm`: packages and which of their files), where the bundle goes (`bundle`), which files of other
+apps it uses (`also`), and what comes next. What is fetched has its digest there.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgedistill import native
+from edgedistill import llama_native, native
 from edgedistill.bundle_format import Manifest, read_bundle
 from edgedistill.errors import InputError, nearest
-from edgedistill.npm import Package, vendor
+from edgedistill.npm import packages, vendor
 
 NOT_COPIED = ("app.toml", "__init__.py", "__pycache__")
 
@@ -24,8 +24,8 @@ NOT_COPIED = ("app.toml", "__init__.py", "__pycache__")
 @dataclass(frozen=True)
 class App:
     """A sample app. formats: of bundles that it runs. bundle: where in the app it goes. native: the processor for which ONNX Runtime comes along.
-    json: where the C++ header for JSON goes. npm: packages whose files go into `vendor/`. also: files of other apps, as `app/file`, and where they
-    go. next: what starts it."""
+    llama: where llama.cpp's source goes. json: where the C++ header for JSON goes. npm: packages whose files go into `vendor/`. also: files of other
+    apps, as `app/file`, and where they go. gguf_tasks: of GGUF bundles, where these are fewer. next: what starts it."""
 
     name: str
     about: str
@@ -38,6 +38,8 @@ class App:
     also: list[str] = field(default_factory=list)
     also_to: str = ""
     json: str | None = None
+    llama: str | None = None
+    gguf_tasks: list[str] | None = None
 
 
 def app_names() -> list[str]:
@@ -61,13 +63,15 @@ def assemble(name: str, bundle: Path, out: Path) -> App:
     shutil.copytree(native.app_folder(name), out, ignore=shutil.ignore_patterns(*NOT_COPIED), dirs_exist_ok=True)
     if app.native:
         native.onnxruntime_folder(app.native, out / "onnxruntime")
+    if app.llama:
+        shutil.copytree(llama_native.source(), out / app.llama)
     if app.json:
         native.json_folder(out / app.json)
     for file in app.also:
         other, _, inside = file.partition("/")
         shutil.copyfile(native.app_folder(other) / inside, out / app.also_to / Path(inside).name)
-    for package in app.npm:
-        vendor(Package(**package), out / "vendor")
+    for package in packages(app.npm, manifest.format):
+        vendor(package, out / "vendor")
     # Nothing but the files that the manifest vouches for.
     for name in (*manifest.files, "manifest.json"):
         (out / app.bundle / name).parent.mkdir(parents=True, exist_ok=True)
@@ -76,6 +80,13 @@ def assemble(name: str, bundle: Path, out: Path) -> App:
 
 
 def _fits(app: App, manifest: Manifest, bundle: Path) -> None:
+    if app.gguf_tasks and manifest.format == "gguf" and manifest.task in app.tasks and manifest.task not in app.gguf_tasks:
+        others = [other for other in app_names() if other != app.name and {"gguf"} & {*find_app(other).formats}]
+        raise InputError(
+            f"of GGUF bundles {app.name} takes {', '.join(app.gguf_tasks)}, and this one's task is {manifest.task}.",
+            where=str(bundle),
+            write=f"Apps for it: {', '.join(others)}; or compile for a target of format onnx.",
+        )
     for what, given, known in (("task", manifest.task, app.tasks), ("format", manifest.format, app.formats)):
         if given not in known:
             others = [other for other in app_names() if given in (find_app(other).tasks if what == "task" else find_app(other).formats)]

@@ -310,7 +310,7 @@ def _counted(link: Any, target: Target, request: dict[str, Any], texts: list[str
     if not good or not hasattr(link, "instructions"):
         return (), ""
     try:
-        return tuple(link.instructions(target.link, request, texts[:COUNTED])), ""
+        return tuple(link.instructions(target.link, request, texts[:COUNTED], target.runtime)), ""
     except StageError as error:
         return (), error.paragraph()
 

@@ -44,6 +44,8 @@ REAL_VECTORS = 48
 # Quantized activations may round the other way on another processor: up to 0.02 deviations were seen between x86 and arm64 (4-bit weights,
 # a core without dot product), so five times that is where something else is wrong.
 FLOAT_APART, QUANTIZED_APART = 1e-3, 0.1
+# llama.cpp rounds activations in blocks of 32 with a scale each: 0.1 deviations were seen between x86 and 32-bit ARM, on a text of four tokens.
+LLAMA_APART = 0.2
 
 AWKWARD = (
     "",
@@ -130,7 +132,7 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, student: P
     settings = read_settings(prepared)
     task = plugins.find("tasks", params.task)
     about = task.about(settings)
-    apart = FLOAT_APART if variant.scheme == "float" else QUANTIZED_APART
+    apart = FLOAT_APART if variant.scheme == "float" else LLAMA_APART if target.format == "gguf" else QUANTIZED_APART
     vectors, bound = golden_vectors(out, params, target, settings, read_rows(prepared / "test.parquet").texts, apart)
     write_golden(out / "golden.jsonl", vectors)
     (out / "MODEL_CARD.md").write_text(model_card(report, variant, choice.reasons, lineage, about), encoding="utf-8")
@@ -300,4 +302,4 @@ def package_versions(target: Target) -> dict[str, str]:
     return {name: version(name) for name in ("edgedistill", "torch", "transformers", target.format, target.engine, "tokenizers")}
 
 
-BUNDLE = Stage("bundle", 3, run, ("onnxruntime", "tokenizers"))
+BUNDLE = Stage("bundle", 4, run, ("onnxruntime", "tokenizers"))

@@ -32,38 +32,34 @@ void mark(bool begin) {
   if (wanted) syscall(8100 + (begin ? 0 : 1));
 }
 
-using Ids = std::vector<std::int64_t>;
-
-Ids cut_to(const Ids& values, std::size_t count) {  // repeated and cut to exactly `count`, the ends kept
-  const Ids middle(values.begin() + 1, values.end() - 1), inner = middle.empty() ? Ids{values.back()} : middle;
-  Ids out{values.front()};
-  for (std::size_t place = 0; place + 2 < count; ++place) out.push_back(inner[place % inner.size()]);
-  out.push_back(values.back());
-  return out;
-}
-
 // Answers each text alone, as an app would, and times its three parts.
 json measure(Model& model, const json& hello, const json& request) {
+  const std::string task = hello.at("task").get<std::string>();
   json out = {{"tokenize_ns", json::array()}, {"model_ns", json::array()}, {"decode_ns", json::array()}};
+  if (task == "generate") out.update({{"prompt_tokens", json::array()}, {"answer_tokens", json::array()}, {"first_ns", json::array()}});
   const json wants = request.value("wants", json::array());
   for (const json& want : wants) out[want.get<std::string>()] = json::array();
-  const std::string task = hello.at("task").get<std::string>();
   for (const json& given : request.at("texts")) {
     const auto text = given.get<std::string>();
     const std::int64_t start = now();
-    std::vector<std::int64_t> ids = model.encode(text);
-    if (request.contains("tokens")) ids = cut_to(ids, request.at("tokens").get<std::size_t>());
+    const Tokens tokens = model.encode(text, request.value("tokens", std::size_t{0}));
     const std::int64_t tokenized = now();
     mark(true);
-    const std::vector<float> logits = model.logits(ids);
+    const Output output = model.run(tokens, request.value("constrained", true));
     mark(false);
     const std::int64_t ran = now();
-    const json said = answer(task, hello.at("settings"), logits);
+    const json said = answer(task, hello.at("settings"), output, text, tokens);
     const std::int64_t done = now();
     out["tokenize_ns"].push_back(tokenized - start);
     out["model_ns"].push_back(ran - tokenized);
     out["decode_ns"].push_back(done - ran);
-    for (const json& want : wants) out[want.get<std::string>()].push_back(want == "answers" ? said : want == "logits" ? json(logits) : json(ids));
+    if (task == "generate") {
+      out["prompt_tokens"].push_back(tokens.ids.size());
+      out["answer_tokens"].push_back(output.ids.size());
+      out["first_ns"].push_back(output.first_ns);
+    }
+    for (const json& want : wants)
+      out[want.get<std::string>()].push_back(want == "answers" ? said : want == "logits" ? numbers_of(output) : json(tokens.ids));
   }
   out["peak_bytes"] = peak_bytes();
   return out;
@@ -83,7 +79,7 @@ json loops(int times) {
   return {{"loop_ns", out}};
 }
 
-void say(const json& line) { std::cout << line.dump() << std::endl; }
+void say(const json& line) { std::cout << line.dump(-1, ' ', false, json::error_handler_t::replace) << std::endl; }
 
 }  // namespace
 
@@ -92,16 +88,15 @@ int main() try {
   if (!std::getline(std::cin, line)) return 0;
   const json hello = json::parse(line);
   const std::int64_t baseline = peak_bytes(), begin = now();
-  Model model(hello.at("model").get<std::string>(), hello.at("tokenizer").get<std::string>(), hello.at("max_tokens").get<int>(),
-              hello.at("threads").get<int>());
+  const std::unique_ptr<Model> model = open_model(hello);
   const std::int64_t loaded = now();
-  measure(model, hello, {{"texts", {hello.at("first_text")}}});
+  measure(*model, hello, {{"texts", {hello.at("first_text")}}});
   // Without the caller's clock (it is another machine) from the first line on.
   const double cold = static_cast<double>(now() - hello.value("started_ns", begin)) / 1e6;
   say({{"load_ms", static_cast<double>(loaded - begin) / 1e6}, {"cold_start_ms", cold}, {"baseline_bytes", baseline}, {"peak_bytes", peak_bytes()}});
   while (std::getline(std::cin, line)) {
     const json request = json::parse(line);
-    say(request.contains("loop") ? loops(request.at("loop").get<int>()) : measure(model, hello, request));
+    say(request.contains("loop") ? loops(request.at("loop").get<int>()) : measure(*model, hello, request));
   }
   return 0;
 } catch (const std::exception& problem) {

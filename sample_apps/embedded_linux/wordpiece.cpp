@@ -1,10 +1,10 @@
 #include "wordpiece.hpp"
 
 #include <algorithm>
-#include <iterator>
 #include <stdexcept>
 
-#include "unicode_tables.hpp"
+#include "characters.hpp"
+#include "lookup.hpp"
 
 namespace {
 
@@ -12,47 +12,7 @@ using nlohmann::json;
 
 // --- characters -------------------------------------------------------------------------------------------------------------------------
 
-// The row of a sorted table whose first..last holds `code`, or null.
-template <typename Row, std::size_t Count>
-const Row* row_of(const Row (&table)[Count], char32_t code) {
-  const Row* next = std::upper_bound(std::begin(table), std::end(table), code, [](char32_t wanted, const Row& row) { return wanted < row.first; });
-  return next != std::begin(table) && code <= std::prev(next)->last ? std::prev(next) : nullptr;
-}
-
-template <typename Row, std::size_t Count>
-const Row* entry_of(const Row (&table)[Count], char32_t code) {
-  const Row* found = std::lower_bound(std::begin(table), std::end(table), code, [](const Row& row, char32_t wanted) { return row.from < wanted; });
-  return found != std::end(table) && found->from == code ? found : nullptr;
-}
-
 bool is_space(char32_t code) { return row_of(unicode::SPACE, code) != nullptr; }
-
-std::u32string decoded(const std::string& text) {
-  std::u32string out;
-  out.reserve(text.size());
-  for (std::size_t at = 0; at < text.size();) {
-    const auto lead = static_cast<unsigned char>(text[at]);
-    const int more = lead < 0x80 ? 0 : lead < 0xE0 ? 1 : lead < 0xF0 ? 2 : 3;
-    char32_t code = more == 0 ? lead : lead & (0x3F >> more);
-    for (int next = 1; next <= more; ++next) code = code << 6 | (static_cast<unsigned char>(text[at + next]) & 0x3F);
-    out.push_back(code);
-    at += 1 + more;
-  }
-  return out;
-}
-
-void append(std::string& out, char32_t code) {
-  if (code < 0x80) {
-    out += static_cast<char>(code);
-  } else if (code < 0x800) {
-    out += {static_cast<char>(0xC0 | code >> 6), static_cast<char>(0x80 | (code & 0x3F))};
-  } else if (code < 0x10000) {
-    out += {static_cast<char>(0xE0 | code >> 12), static_cast<char>(0x80 | (code >> 6 & 0x3F)), static_cast<char>(0x80 | (code & 0x3F))};
-  } else {
-    out += {static_cast<char>(0xF0 | code >> 18), static_cast<char>(0x80 | (code >> 12 & 0x3F)), static_cast<char>(0x80 | (code >> 6 & 0x3F)),
-            static_cast<char>(0x80 | (code & 0x3F))};
-  }
-}
 
 // What stripping accents leaves of one character: canonical decomposition without its non-spacing marks.
 std::u32string stripped(char32_t code) {
@@ -71,11 +31,6 @@ std::u32string stripped(char32_t code) {
     return parts;
   }
   return {code};
-}
-
-int order(char32_t code) {
-  const auto* row = row_of(unicode::ORDER, code);
-  return row == nullptr ? 0 : row->order;
 }
 
 char32_t small(char32_t code) {
@@ -142,12 +97,11 @@ WordPiece::WordPiece(const json& file, int max_tokens) : max_tokens_(max_tokens)
   }
 }
 
-std::vector<std::int64_t> WordPiece::encode(const std::string& text) const {
+Tokens WordPiece::encode(const std::string& text) const {
   const std::u32string chars = decoded(text);
   // Added tokens are looked for in the bare text; what lies between them is normalized and cut into words, each stretch for itself.
-  std::vector<std::int64_t> ids;
+  Tokens out;
   std::size_t begin = 0, at = 0;
-  const auto stretch = [&](std::size_t end) { cut_into_words(normalized(std::u32string_view(chars).substr(begin, end - begin)), ids); };
   while (at < chars.size()) {
     const Added* token = added_at(chars, at);
     if (token == nullptr) {
@@ -157,17 +111,22 @@ std::vector<std::int64_t> WordPiece::encode(const std::string& text) const {
     std::size_t start = at, stop = at + token->content.size();
     while (token->eats_left && start > begin && is_space(chars[start - 1])) --start;
     while (token->eats_right && stop < chars.size() && is_space(chars[stop])) ++stop;
-    stretch(start);
-    ids.push_back(token->id);
+    cut_into_words(normalized(chars, begin, start), out);
+    out.ids.push_back(token->id);
+    out.offsets.emplace_back(start, stop);
     begin = at = stop;
   }
-  stretch(chars.size());
+  cut_into_words(normalized(chars, begin, chars.size()), out);
 
   const int room = max_tokens_ - static_cast<int>(before_.size() + after_.size());
-  ids.resize(std::min(ids.size(), static_cast<std::size_t>(std::max(0, room))));
-  ids.insert(ids.begin(), before_.begin(), before_.end());
-  ids.insert(ids.end(), after_.begin(), after_.end());
-  return ids;
+  const std::size_t kept = std::min(out.ids.size(), static_cast<std::size_t>(std::max(0, room)));
+  out.ids.resize(kept);
+  out.offsets.resize(kept);
+  out.ids.insert(out.ids.begin(), before_.begin(), before_.end());
+  out.ids.insert(out.ids.end(), after_.begin(), after_.end());
+  out.offsets.insert(out.offsets.begin(), before_.size(), {0, 0});
+  out.offsets.insert(out.offsets.end(), after_.size(), {0, 0});
+  return out;
 }
 
 // The longest added token that begins at `place`, or null.
@@ -181,34 +140,36 @@ const WordPiece::Added* WordPiece::added_at(const std::u32string& text, std::siz
   return best;
 }
 
-std::u32string WordPiece::normalized(std::u32string_view text) const {
-  std::u32string spread;
-  for (char32_t code : text) {
+WordPiece::Signs WordPiece::normalized(const std::u32string& text, std::size_t begin, std::size_t end) const {
+  Signs spread;
+  for (std::size_t at = begin; at < end; ++at) {
+    char32_t code = text[at];
     if (clean_) {
       if (row_of(unicode::DROPPED, code) != nullptr) continue;
       if (row_of(unicode::CLEANED_TO_SPACE, code) != nullptr) code = U' ';
     }
     const bool alone = ideographs_ && row_of(unicode::IDEOGRAPH, code) != nullptr;
-    if (alone) spread += U' ';
-    spread += code;
-    if (alone) spread += U' ';
+    if (alone) spread.push_back({U' ', at});
+    spread.push_back({code, at});
+    if (alone) spread.push_back({U' ', at});
   }
 
-  std::u32string bare;
+  Signs bare;
   if (strip_) {
     // Marks that stay come into canonical order (The Unicode Standard, 3.11): by class, within a run that any character of class 0 ends.
     std::size_t run = 0;
     const auto settle = [&] {
-      std::stable_sort(bare.begin() + static_cast<std::ptrdiff_t>(run), bare.end(), [](char32_t one, char32_t other) { return order(one) < order(other); });
+      std::stable_sort(bare.begin() + static_cast<std::ptrdiff_t>(run), bare.end(),
+                       [](const Sign& one, const Sign& other) { return order_of(one.code) < order_of(other.code); });
       run = bare.size();
     };
-    for (const char32_t code : spread) {
-      const std::u32string parts = stripped(code);
-      if (parts.empty() && order(code) == 0) settle();
+    for (const Sign& sign : spread) {
+      const std::u32string parts = stripped(sign.code);
+      if (parts.empty() && order_of(sign.code) == 0) settle();
       for (const char32_t part : parts) {
-        if (order(part) == 0) settle();
-        bare += part;
-        if (order(part) == 0) run = bare.size();
+        if (order_of(part) == 0) settle();
+        bare.push_back({part, sign.from});
+        if (order_of(part) == 0) run = bare.size();
       }
     }
     settle();
@@ -216,49 +177,54 @@ std::u32string WordPiece::normalized(std::u32string_view text) const {
     bare = std::move(spread);
   }
   if (!lowercase_) return bare;
-  std::u32string out;
-  for (const char32_t code : bare) {
-    if (code == 0x130) {  // İ: the one capital whose small form is two characters
-      out += U"i\u0307";
+  Signs out;
+  for (const Sign& sign : bare) {
+    if (sign.code == 0x130) {  // İ: the one capital whose small form is two characters
+      out.push_back({U'i', sign.from});
+      out.push_back({U'\u0307', sign.from});
     } else {
-      out += small(code);
+      out.push_back({small(sign.code), sign.from});
     }
   }
   return out;
 }
 
-void WordPiece::cut_into_words(const std::u32string& text, std::vector<std::int64_t>& ids) const {
-  const std::u32string_view whole(text);
+void WordPiece::cut_into_words(const Signs& text, Tokens& out) const {
   std::size_t word = 0;
   for (std::size_t place = 0; place <= text.size(); ++place) {
-    const bool end = place == text.size(), alone = !end && row_of(unicode::PUNCTUATION, text[place]) != nullptr;
-    if (!end && !alone && !is_space(text[place])) continue;
-    if (place > word) add_word(whole.substr(word, place - word), ids);
-    if (alone) add_word(whole.substr(place, 1), ids);
+    const bool end = place == text.size(), alone = !end && row_of(unicode::PUNCTUATION, text[place].code) != nullptr;
+    if (!end && !alone && !is_space(text[place].code)) continue;
+    if (place > word) add_word(text.data() + word, place - word, out);
+    if (alone) add_word(text.data() + place, 1, out);
     word = place + 1;
   }
 }
 
 // Takes the longest piece of the vocabulary from the front, again and again; a word of which any part is in no piece is unknown as a whole.
-void WordPiece::add_word(std::u32string_view word, std::vector<std::int64_t>& ids) const {
-  const std::size_t before = ids.size();
-  const auto give_up = [&] {
-    ids.resize(before);
-    ids.push_back(unknown_);
+void WordPiece::add_word(const Sign* word, std::size_t size, Tokens& out) const {
+  const std::size_t before = out.ids.size();
+  const auto add = [&](std::int64_t id, std::size_t start, std::size_t end) {
+    out.ids.push_back(id);
+    out.offsets.emplace_back(word[start].from, word[end - 1].from + 1);
   };
-  if (word.size() > static_cast<std::size_t>(longest_word_)) return give_up();
-  for (std::size_t start = 0; start < word.size();) {
+  const auto give_up = [&] {
+    out.ids.resize(before);
+    out.offsets.resize(before);
+    add(unknown_, 0, size);
+  };
+  if (size > static_cast<std::size_t>(longest_word_)) return give_up();
+  for (std::size_t start = 0; start < size;) {
     std::string piece = start == 0 ? "" : continuing_;
     std::vector<std::size_t> sizes;  // bytes of the piece with one character more each
-    for (std::size_t place = start; place < word.size() && piece.size() < longest_; ++place) {
-      append(piece, word[place]);
+    for (std::size_t place = start; place < size && piece.size() < longest_; ++place) {
+      append(piece, word[place].code);
       sizes.push_back(piece.size());
     }
     for (; !sizes.empty(); sizes.pop_back()) {
       piece.resize(sizes.back());
       const auto found = vocabulary_.find(piece);
       if (found == vocabulary_.end()) continue;
-      ids.push_back(found->second);
+      add(found->second, start, start + sizes.size());
       break;
     }
     if (sizes.empty()) return give_up();

@@ -3,19 +3,18 @@
 
 #include <cstdint>
 #include <string>
-#include <string_view>
 #include <unordered_map>
 #include <vector>
 
-#include <nlohmann/json.hpp>
+#include "model.hpp"
 
 class WordPiece {
  public:
   // `file`: the content of tokenizer.json. Throws std::runtime_error for a tokenizer of another kind: wrong ids would look like answers.
   WordPiece(const nlohmann::json& file, int max_tokens);
 
-  // Token ids. `text`: valid UTF-8. Cut off so that it has at most max_tokens ids, its special tokens included.
-  std::vector<std::int64_t> encode(const std::string& text) const;
+  // Token ids and where they stand. `text`: valid UTF-8. Cut off so that it has at most max_tokens ids, its special tokens included.
+  Tokens encode(const std::string& text) const;
 
  private:
   struct Added {
@@ -24,10 +23,17 @@ class WordPiece {
     bool eats_left, eats_right;  // spaces beside it belong to it
   };
 
+  // A character after normalization, and which character of the text it comes from.
+  struct Sign {
+    char32_t code;
+    std::size_t from;
+  };
+  using Signs = std::vector<Sign>;
+
   const Added* added_at(const std::u32string& text, std::size_t place) const;
-  std::u32string normalized(std::u32string_view text) const;
-  void cut_into_words(const std::u32string& text, std::vector<std::int64_t>& ids) const;
-  void add_word(std::u32string_view word, std::vector<std::int64_t>& ids) const;
+  Signs normalized(const std::u32string& text, std::size_t begin, std::size_t end) const;
+  void cut_into_words(const Signs& text, Tokens& out) const;
+  void add_word(const Sign* word, std::size_t size, Tokens& out) const;
 
   std::unordered_map<std::string, std::int64_t> vocabulary_;
   std::vector<Added> added_;

@@ -1,14 +1,19 @@
 // Keeps all that the page needs, so that it opens without a network. With one, the newest files are taken: a new bundle is never hidden by an old one.
 const KEPT = "edge";
-const PAGE = ["./", "page.mjs", "bundle.mjs", "page.css", "vendor/ort.wasm.bundle.min.mjs", "vendor/ort-wasm-simd-threaded.wasm", "vendor/tokenizers.min.mjs"];
+const PAGE = ["./", "page.mjs", "bundle.mjs", "places.mjs", "writer.mjs", "page.css", "vendor/tokenizers.min.mjs"];
+// What runs the model, by the bundle's format.
+const ENGINES = {
+  onnx: ["vendor/ort.wasm.bundle.min.mjs", "vendor/ort-wasm-simd-threaded.wasm"],
+  gguf: ["llama.mjs", "grammar.mjs", "vendor/index.min.js", "vendor/single-thread/wllama.wasm", "vendor/multi-thread/wllama.wasm"],
+};
 
 self.addEventListener("install", (event) => event.waitUntil(keep()));
 self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
 
 async function keep() {
-  const { model, tokenizer } = await (await fetch("bundle/manifest.json")).json();
+  const { format, model, tokenizer } = await (await fetch("bundle/manifest.json")).json();
   const bundle = ["manifest.json", "golden.jsonl", model, tokenizer].map((name) => `bundle/${name}`);
-  await (await caches.open(KEPT)).addAll([...PAGE, ...bundle]);
+  await (await caches.open(KEPT)).addAll([...PAGE, ...ENGINES[format], ...bundle]);
   await self.skipWaiting();
 }
 

@@ -186,4 +186,4 @@ def test_javascript_answers_as_the_tasks_do(tmp_path: Path) -> None:
             assert said.get("confidence", 0) == pytest.approx(wanted.get("confidence", 0), rel=1e-5)
         else:
             assert said["answer"] == pytest.approx(wanted["answer"], rel=1e-5)
-    assert javascript.refuses("tag", Path()) == 'the JavaScript runners have no answer to the task "tag" yet.'
+    assert javascript.refuses("generate", Path()) == 'the JavaScript runners of onnxruntime have no answer to the task "generate" yet.'

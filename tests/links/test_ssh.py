@@ -161,7 +161,7 @@ def test_another_processor(board: Board, tiny_bundle: Path, monkeypatch: pytest.
     (other / "runner").write_bytes(b"\x7fELF" + bytes(60))
     (other / "runner").chmod(0o755)
     (other / "libonnxruntime.so.1").write_bytes(b"")
-    monkeypatch.setattr(native, "build", lambda machine: other)
+    monkeypatch.setattr(native, "build", lambda machine, runtime: other)
     with pytest.raises(StageError) as error:
         bench(tiny_bundle, str(board.target()))
     assert f"stopped: the board cannot start it. Is its processor {native.this_machine()}, and its system a Linux with glibc?" in str(

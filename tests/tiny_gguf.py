@@ -1,0 +1,73 @@
+"""Small real GGUF bundles without a compile: a tiny BERT that classifies or embeds, a tiny decoder that writes JSON, answered by this machine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from edgedistill import plugins
+from edgedistill.bundle_format import Manifest, digests, write_golden, write_manifest
+from edgedistill.exporters import gguf
+from edgedistill.models import load_model, load_tokenizer, save
+from edgedistill.stages.bundle import LLAMA_APART, Params, golden_vectors
+from edgedistill.target import find_target
+from edgedistill.tasks import generate
+from tests.tiny_decoders import tiny_decoder
+from tests.tiny_models import SENTENCES, tiny_bert
+
+MAX_TOKENS = {"classify": 48, "embed": 48, "generate": 96}
+PROMPT = ["<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"]
+# Short answers of few choices: what random weights write must not hang on a near tie.
+ANSWERS = [{"do": "set", "all": True, "to": 1}, {"do": "set", "all": False, "to": 2}, {"do": "off", "all": True}]
+
+
+def settings_of(task: str) -> dict[str, Any]:
+    if task == "generate":
+        found = generate.settings(ANSWERS, type("Options", (), {"prompt": "{text}".join(PROMPT)}))
+        return {**found, "grammar": found["grammar"].replace("[0-9]{1,9}", "[0-9]")}
+    return {"labels": ["a", "b", "c", "d", "e"] if task == "classify" else []}
+
+
+def make_gguf_bundle(folder: Path, task: str = "classify", kind: str = "llama", scheme: str = "gguf_q8_0") -> Path:
+    """`folder`/bundle, as compile would have written it for the laptop with llama.cpp. kind: of a decoder, in transformers' words."""
+    if task == "generate":
+        gguf.export(tiny_decoder(folder / "model", kind), folder / "graphs", SENTENCES, MAX_TOKENS[task])
+    elif task == "classify":
+        gguf.export(tiny_bert(folder / "model"), folder / "graphs", SENTENCES, MAX_TOKENS[task])
+    else:
+        kind, plain = "sentence-similarity", tiny_bert(folder / "plain")
+        save(load_model(plain, kind, [str(place) for place in range(8)]), load_tokenizer(plain), folder / "model")
+        gguf.export(folder / "model", folder / "graphs", SENTENCES, MAX_TOKENS[task], kind)
+    bundle = folder / "bundle"
+    bundle.mkdir()
+    plugins.find("quantizers", scheme).quantize(folder / "graphs", folder / "quantized", [], frozenset())
+    shutil.copyfile(folder / "quantized" / "model.gguf", bundle / "model.gguf")
+    shutil.copyfile(folder / "graphs" / "tokenizer.json", bundle / "tokenizer.json")
+    laptop, settings = find_target("laptop-x86-llama"), settings_of(task)
+    params = Params("tiny", task, laptop.model_dump(mode="json"), MAX_TOKENS[task], (), {})
+    vectors, bound = golden_vectors(bundle, params, laptop, settings, SENTENCES, LLAMA_APART)
+    write_golden(bundle / "golden.jsonl", vectors)
+    labels = settings.pop("labels")
+    manifest = Manifest(
+        name="tiny",
+        task=task,
+        labels=labels,
+        format="gguf",
+        model="model.gguf",
+        tokenizer="tokenizer.json",
+        max_tokens=MAX_TOKENS[task],
+        scheme=scheme,
+        runtime="llama_cpp",
+        threads=1,
+        target=json.loads(laptop.model_dump_json()),
+        files=digests(bundle),
+        logit_bound=bound,
+        measured={},
+        versions={},
+        lineage={},
+        settings=settings,
+    )
+    write_manifest(bundle, manifest)
+    return bundle
