@@ -147,6 +147,7 @@ def verify(
     everywhere: Annotated[
         bool, typer.Option("--everywhere", help="On every kind of processor that can be had from here: x86, ARM, WebAssembly, Node.")
     ] = False,
+    target: Annotated[str | None, typer.Option("--target", "-t", help="Through this target's link instead of on this machine.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a bundle's digests and golden vectors on the runtime. Needs no torch: CI on a device calls this."""
@@ -155,11 +156,17 @@ def verify(
     from edgedistill.stages.verify import summary
     from edgedistill.stages.verify import verify as check
 
-    result = check(bundle)
-    if as_json:
-        _json({**vars(result), "good": result.good})
+    worth = ""
+    if target is not None:
+        from edgedistill.stages.agree import on_target
+
+        result, worth = on_target(bundle, target)
     else:
-        print(summary(result))
+        result = check(bundle)
+    if as_json:
+        _json({**vars(result), "good": result.good, **({"target": target, "how": worth} if worth else {})})
+    else:
+        print(f"{summary(result)} on {target}, {worth}" if worth else summary(result))
     raise typer.Exit(0 if result.good else 1)
 
 

@@ -316,7 +316,16 @@ def _answered(on: Making, targets: Sequence[Target]) -> None:
                 where=target.name,
                 write='Take a target whose runtime is "llama_cpp", such as laptop-x86-llama.',
             )
-        refuses = getattr(plugins.find("links", target.link.kind), "refuses", None)
+        link = plugins.find("links", target.link.kind)
+        families, asked = getattr(link, "FAMILIES", None), _families(on.recipe)
+        if families is not None and not asked <= families:
+            named = ", ".join(sorted(families))
+            raise TargetError(
+                f"students of the family {named} run there, and the recipe asks for {', '.join(sorted(asked - families))}.",
+                where=target.name,
+                write=f'Write [student] family = "{named}", or [search] families = ["{named}"].',
+            )
+        refuses = getattr(link, "refuses", None)
         if refuses is None:
             continue
         start = on.recipe.student.start
@@ -326,6 +335,13 @@ def _answered(on: Making, targets: Sequence[Target]) -> None:
             raise TargetError(
                 why, where=target.name, write='Take another target, or write [link] kind = "build_only" in a target file of your own.'
             )
+
+
+def _families(recipe: Recipe) -> set[str]:
+    """The families of students that may come out."""
+    if recipe.student.family != "auto":
+        return {recipe.student.family}
+    return {student.family for student in recipe.search.students} or set(recipe.search.families) or {"static", "conv", "transformer"}
 
 
 def _targets(recipe: Recipe, names: Sequence[str]) -> list[Target]:

@@ -6,9 +6,11 @@ A link is a module with
 - `ABOUT`: one line for people; `about(link) -> str` where the link's options say more;
 - `ready(link: target.Link) -> str | None`: None when it works from this machine, else what is missing and how to install it;
 - `open_runner(link: target.Link, runtime: str, request: dict, limits: Limits) -> Runner`: starts the runtime's runner with one model loaded;
-- `HOLDS_LIMITS = True` where it holds the runner to a target's limits;
+- `HOLDS_LIMITS`, the names of a target's limits that it holds the runner to, where it holds any;
 - `identity(link) -> str`, where another program than our own Python answers: what it is, so that answers of an older one are not taken for its;
 - `instructions(link, request, texts) -> list[int]`, where the device is emulated: how many of its instructions the model takes for each text;
+- `footprint(link, request, limits) -> Size`, where the device has no system: the bytes of `flash` and `ram` that the program takes;
+- `FAMILIES`, the student families that run there, where not all do;
 - `condition(link) -> {"temperatures": [°C], "mhz": [of each core]}`, where the device tells: `bench` asks before a run and after;
 - `machine(link) -> {"cpu", "system"}`, where the device is another machine: how it names them;
 - `refuses(task: str, tokenizer: Path) -> str | None`, where that program does not answer everything: why not, or None.

@@ -46,7 +46,8 @@ class Bench:
 
     golden: the golden vectors as the target answered them; None when the device has no memory for the binary. Emulated, timings are empty and
     cold start and peak None: its clock is not the device's. instructions: of the model, for each of a few texts; emulated devices alone. uncounted: why
-    there are none. condition: the device's heat and clocks before the run and after, where its link can tell.
+    there are none. condition: the device's heat and clocks before the run and after, where its link can tell. footprint: bytes of flash and RAM that
+    the program takes, on a board without a system.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Bench:
     steady: Steadiness | None = None
     sustained: Sustained | None = None
     condition: tuple[dict[str, list[float]], ...] = ()
+    footprint: dict[str, int] | None = None
 
     def percentiles(self) -> dict[str, Figure]:
         shares = (0.5, 0.9, 0.99) if self.timings.model_ns else ()
@@ -85,6 +87,11 @@ class Bench:
             *([self.steady.sentence()] if self.steady and self.steady.valid else []),
             *([self.sustained.sentence()] if self.sustained else []),
             *self._conditions(),
+            *(
+                [f"the program takes {self.footprint['flash']:,} bytes of flash and {self.footprint['ram']:,} of RAM"]
+                if self.footprint
+                else []
+            ),
             f"{memory}{self.size_mb:.2f} MB on disk",
             f"{self.state}: {self.reason}",
         ]
@@ -185,7 +192,8 @@ def bench(folder: Path, target_name: str | None = None, sustained: float | None 
     before = [ask(target.link)] if ask else []
     seen = _run(start, manifest, vectors, texts, target.budget.p90_ms, timed=worth != "emulated", sustained=sustained)
     size_mb = sum((folder / name).stat().st_size for name in (manifest.model, manifest.tokenizer)) / 1e6
-    state, reason, checks = _judged(seen, target, worth, size_mb)
+    footprint = vars(link.footprint(target.link, request, target.limits)) if hasattr(link, "footprint") and not seen.no_room else None
+    state, reason, checks = _judged(seen, target, worth, size_mb, footprint)
     timed = bool(seen.raw["model_ns"])
     return Bench(
         manifest.name,
@@ -205,6 +213,7 @@ def bench(folder: Path, target_name: str | None = None, sustained: float | None 
         seen.steady,
         seen.sustained,
         (*before, ask(target.link)) if ask else (),
+        footprint,
     )
 
 
@@ -264,7 +273,9 @@ def _warm(runner: Runner, texts: list[str], limit: float | None, seen: _Seen) ->
             return
 
 
-def _judged(seen: _Seen, target: Target, worth: str, size_mb: float) -> tuple[State, str, tuple[Check, ...]]:
+def _judged(
+    seen: _Seen, target: Target, worth: str, size_mb: float, footprint: dict[str, int] | None = None
+) -> tuple[State, str, tuple[Check, ...]]:
     """The verdict, its reason, and what each limit says."""
     state, reason, golden, limit = seen.state, seen.reason, seen.golden, target.budget.p90_ms
     if worth == "emulated":
@@ -279,6 +290,8 @@ def _judged(seen: _Seen, target: Target, worth: str, size_mb: float) -> tuple[St
     checks = [Check("golden vectors", "PASS" if golden.good else "FAIL", summary(golden).rstrip("."))] if golden else []
     if target.limits.memory_mb is not None and (seen.good or seen.no_room):
         said = seen.no_room.rstrip(".") or f"answers in {target.limits.memory_mb:g} MB"
+        if footprint:
+            said += f" ({footprint['ram'] / 1e6:.3f} of RAM, {footprint['flash'] / 1e6:.3f} of flash)"
         checks.append(Check("memory_mb", "FAIL" if seen.no_room else "PASS", said))
     if limit is not None and seen.good:
         taken = f", {percentile_ms(Timings(**seen.raw), PERCENTILE).value:.3f} ms" if seen.raw["model_ns"] and worth == "measured" else ""
