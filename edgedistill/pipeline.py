@@ -12,6 +12,7 @@ from edgedistill import plugins
 from edgedistill.errors import InputError, TargetError
 from edgedistill.features import needs_of
 from edgedistill.learning import Students, as_asked, searched
+from edgedistill.links import how, stood_in, told
 from edgedistill.making import Make, Making, making, of_format
 from edgedistill.recipe import Recipe, Transfer
 from edgedistill.report import Report, read_report
@@ -345,7 +346,17 @@ def _families(recipe: Recipe) -> set[str]:
 
 
 def _targets(recipe: Recipe, names: Sequence[str]) -> list[Target]:
+    return [stood_in(target) for target in _asked_for(recipe, names)]
+
+
+def _asked_for(recipe: Recipe, names: Sequence[str]) -> list[Target]:
     return [find_target(name, folder=recipe.folder, where="compile.targets") for name in (names or recipe.compile.targets)]
+
+
+def not_measured(recipe: Recipe, names: Sequence[str]) -> list[tuple[str, str]]:
+    """The targets whose latency nothing here can measure, and how each is reached or estimated."""
+    targets = _asked_for(recipe, names)
+    return [(one.name, told(one)) for one in targets if how(one.link) != "measured" or stood_in(one) is not one]
 
 
 def unknown_until(until: str) -> InputError:

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from edgedistill import plugins
 from edgedistill.budget import Budget
 from edgedistill.errors import EdgedistillError, TargetError, nearest
+from edgedistill.latency_model import Calibration
 from edgedistill.limits import Limits
 from edgedistill.settings import Section, read_toml
 
@@ -42,6 +43,7 @@ class Target(Section):
     link: Link
     budget: Budget = Field(default_factory=Budget)
     limits: Limits = Field(default_factory=Limits)
+    calibration: Calibration | None = Field(None, description="what a device of this kind took once, for estimates without one")
 
     @field_validator("runtime")
     @classmethod

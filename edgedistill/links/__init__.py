@@ -23,7 +23,8 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from edgedistill import plugins
-from edgedistill.target import Link
+from edgedistill.limits import Limits
+from edgedistill.target import Link, Target
 
 
 class Runner(Protocol):
@@ -47,3 +48,18 @@ def reached(link: Link) -> str:
     module = plugins.find("links", link.kind)
     about = module.about(link) if hasattr(module, "about") else module.ABOUT
     return str(module.ready(link) or f"{how(link)}: {about}")
+
+
+def told(target: Target) -> str:
+    """The same of a target, and what its latency is estimated from where it is not measured."""
+    module = plugins.find("links", target.link.kind)
+    at_hand = module.ready(target.link) is None and how(target.link) == "measured"
+    calibrated = f"; latency estimated by a calibration of {target.calibration.machine}" if target.calibration and not at_hand else ""
+    return reached(target.link) + calibrated
+
+
+def stood_in(target: Target) -> Target:
+    """The target as it is, or, where it cannot be reached and has a calibration, with this machine for its answers: its latency is estimated then."""
+    if target.calibration is None or plugins.find("links", target.link.kind).ready(target.link) is None:
+        return target
+    return target.model_copy(update={"link": Link(kind="build_only"), "limits": Limits()})

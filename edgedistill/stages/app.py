@@ -26,9 +26,8 @@ NOT_COPIED = ("app.toml", "__init__.py", "__pycache__")
 @dataclass(frozen=True)
 class App:
     """A sample app. formats: of bundles that it runs. bundle: where in the app it goes. native: the processor for which ONNX Runtime comes along.
-    json: where the C++ header for JSON goes. board: the target
-    without a system for whose memory the model is written as C, into `generated/`. npm: packages whose files go into `vendor/`. also: files of other apps, as `app/file`, and where they
-    go. next: what starts it."""
+    json: where the C++ header for JSON goes. board: the target without a system for whose memory the model is written as C, into `generated/`. npm:
+    packages whose files go into `vendor/`. also: files of other apps, as `app/file`, and where they go. next: what starts it."""
 
     name: str
     about: str

@@ -186,7 +186,11 @@ def test_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_compiled_for_the_board(board: None, recipe_file: Callable[..., Path], tmp_path: Path, own_home: Path) -> None:
     """A static student that cannot go all the way to a board by the user's own command."""
     losses = 'control = false\n[[distill.losses]]\nkind = "hard_label"\n[compile]'
-    recipe = recipe_file(('family     = "transformer"\nlayers     = 2', 'family = "static"\nwidth = 32'), ("[compile]", losses))
+    recipe = recipe_file(
+        ('family     = "transformer"\nlayers     = 2', 'family = "static"\nwidth = 32'),
+        ("[compile]", losses),
+        ("accuracy_drop = 0.5", "accuracy_drop = 0.99"),
+    )
     done = edgedistill("compile", recipe, "-t", "cortex-m3", "-o", tmp_path / "out", "--json", home=own_home, check=3)
     (outcome,) = json.loads(done.stdout)
     assert outcome["state"] == "UNDECIDED"
