@@ -89,7 +89,8 @@ def plan(
     from edgedistill import pipeline
     from edgedistill.recipe import read_recipe
 
-    steps = pipeline.plan(read_recipe(recipe), targets=target or [])
+    read = read_recipe(recipe)
+    steps = pipeline.plan(read, targets=target or [])
     if as_json:
         return _json([vars(step) for step in steps])
     from rich.table import Table
@@ -107,6 +108,8 @@ def plan(
     _console().print(
         f"{len(todo)} of {len(steps)} stages to do, about {known / 60:.1f} minutes{more}." if todo else "Nothing to do: all is cached."
     )
+    for name, told in pipeline.not_measured(read, target or []):
+        _console().print(f"{name} will not be measured from here. {told}.")
     return None
 
 
@@ -142,11 +145,36 @@ def bench(
 
 
 @app.command()
+def calibrate(
+    target: Annotated[str, typer.Option("--target", "-t", help="The target whose device is at hand, by name or path.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the [calibration] table to this file, too.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a set of graphs on a device and fit what their operations cost there, for estimates without it.
+
+    Prints the [calibration] table for the target's file, and how far estimates of graphs that were left out are off.
+    """
+    from edgedistill.stages.calibrate import calibrate as measure
+
+    with _progress():
+        found = measure(target)
+    if out is not None:
+        out.write_text(found.toml(), encoding="utf-8")
+    if as_json:
+        return _json(found.as_json())
+    for line in found.lines():
+        _console().print(line)
+    print(f"\n{found.toml()}")
+    return None
+
+
+@app.command()
 def verify(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
     everywhere: Annotated[
         bool, typer.Option("--everywhere", help="On every kind of processor that can be had from here: x86, ARM, WebAssembly, Node.")
     ] = False,
+    target: Annotated[str | None, typer.Option("--target", "-t", help="Through this target's link instead of on this machine.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a bundle's digests and golden vectors on the runtime. Needs no torch: CI on a device calls this."""
@@ -155,11 +183,17 @@ def verify(
     from edgedistill.stages.verify import summary
     from edgedistill.stages.verify import verify as check
 
-    result = check(bundle)
-    if as_json:
-        _json({**vars(result), "good": result.good})
+    worth = ""
+    if target is not None:
+        from edgedistill.stages.agree import on_target
+
+        result, worth = on_target(bundle, target)
     else:
-        print(summary(result))
+        result = check(bundle)
+    if as_json:
+        _json({**vars(result), "good": result.good, **({"target": target, "how": worth} if worth else {})})
+    else:
+        print(f"{summary(result)} on {target}, {worth}" if worth else summary(result))
     raise typer.Exit(0 if result.good else 1)
 
 
@@ -300,23 +334,23 @@ def assemble_app(
 @app.command()
 def targets(name: Annotated[str | None, typer.Argument(help="One target, in full.")] = None, as_json: AsJson = False) -> None:
     """List the targets, or show one."""
-    from edgedistill.links import reached
+    from edgedistill.links import told
     from edgedistill.target import find_target, target_names
 
     chosen = [find_target(one) for one in ([name] if name else target_names())]
     if as_json:
-        return _json([one.model_dump(mode="json") | {"reached": reached(one.link)} for one in chosen])
+        return _json([one.model_dump(mode="json") | {"reached": told(one)} for one in chosen])
     if name:
         for key, value in chosen[0].model_dump(mode="json", exclude_none=True).items():
             print(f"{key}: {value}")
-        print(f"from this machine: {reached(chosen[0].link)}")
+        print(f"from this machine: {told(chosen[0])}")
         return None
     from rich.table import Table
 
     table = Table("target", "what", "runtime", "budget", "from this machine")
     for one in chosen:
         budget = ", ".join(f"{key} {value:g}" for key, value in one.budget.model_dump(exclude_none=True).items())
-        table.add_row(one.name, one.about, f"{one.runtime}, {one.threads} thr.", budget, reached(one.link))
+        table.add_row(one.name, one.about, f"{one.runtime}, {one.threads} thr.", budget, told(one))
     _console().print(table)
     return None
 
@@ -512,6 +546,9 @@ def _delivered(outcome: Outcome) -> None:
     report, choice = outcome.report, outcome.choice
     for reason in choice.reasons:
         print(reason)
+    for note in [note for variant in report.variants if variant.name == choice.chosen for note in variant.notes]:
+        if note.startswith("estimated"):
+            print(f"{note[0].upper()}{note[1:]}.")
     for name, why in choice.rejected.items():
         print(f"Not {name}: {why}.")
     for advice in choice.advice:

@@ -4,6 +4,7 @@
     memory_mb = 64       # data of the process: heap, stacks, everything it may write to (RLIMIT_DATA); file-backed code is not counted
     cores     = 1        # it runs on so many of this machine's cores
     cpu_quota = 0.5      # and gets so many cores' worth of time, in slices of 10 ms (a cgroup)
+    flash_mb  = 1        # of a board without a system: code and tables; memory_mb is its RAM then, and the linker holds both
 
 A binary that passes on the host and has no room on the device is found here.
 """
@@ -36,6 +37,7 @@ class Limits(Section):
     memory_mb: float | None = Field(None, gt=0, description="data memory of the process that answers, megabytes (10^6 bytes)")
     cores: int | None = Field(None, ge=1, le=1024, description="processor cores that it may run on")
     cpu_quota: float | None = Field(None, gt=0, le=1024, description="processor time that it gets, in cores: 0.5 is half of one")
+    flash_mb: float | None = Field(None, gt=0, description="of a board without a system: flash for code and tables, megabytes (10^6 bytes)")
 
     @property
     def any(self) -> bool:
@@ -43,6 +45,8 @@ class Limits(Section):
 
 
 NONE = Limits()
+OF_A_PROCESS = frozenset({"memory_mb", "cores", "cpu_quota"})  # that a system can hold a process to
+OF_A_BOARD = frozenset({"memory_mb", "flash_mb"})  # that a linker can hold a program to
 
 
 def hold(pid: int, limits: Limits, own_bytes: int = 0) -> Path | None:

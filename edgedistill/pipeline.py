@@ -12,6 +12,7 @@ from edgedistill import plugins
 from edgedistill.errors import InputError, TargetError
 from edgedistill.features import needs_of
 from edgedistill.learning import Students, as_asked, searched
+from edgedistill.links import how, stood_in, told
 from edgedistill.making import Make, Making, making, of_format
 from edgedistill.recipe import Recipe, Transfer
 from edgedistill.report import Drafting, Report, read_report
@@ -328,7 +329,16 @@ def _answered(on: Making, targets: Sequence[Target]) -> None:
                 where=target.name,
                 write='Take a target whose runtime is "llama_cpp", such as laptop-x86-llama.',
             )
-        refuses = getattr(plugins.find("links", target.link.kind), "refuses", None)
+        link = plugins.find("links", target.link.kind)
+        families, asked = getattr(link, "FAMILIES", None), _families(on.recipe)
+        if families is not None and not asked <= families:
+            named = ", ".join(sorted(families))
+            raise TargetError(
+                f"students of the family {named} run there, and the recipe asks for {', '.join(sorted(asked - families))}.",
+                where=target.name,
+                write=f'Write [student] family = "{named}", or [search] families = ["{named}"].',
+            )
+        refuses = getattr(link, "refuses", None)
         if refuses is None:
             continue
         start = on.recipe.student.start
@@ -340,8 +350,25 @@ def _answered(on: Making, targets: Sequence[Target]) -> None:
             )
 
 
+def _families(recipe: Recipe) -> set[str]:
+    """The families of students that may come out."""
+    if recipe.student.family != "auto":
+        return {recipe.student.family}
+    return {student.family for student in recipe.search.students} or set(recipe.search.families) or {"static", "conv", "transformer"}
+
+
 def _targets(recipe: Recipe, names: Sequence[str]) -> list[Target]:
+    return [stood_in(target) for target in _asked_for(recipe, names)]
+
+
+def _asked_for(recipe: Recipe, names: Sequence[str]) -> list[Target]:
     return [find_target(name, folder=recipe.folder, where="compile.targets") for name in (names or recipe.compile.targets)]
+
+
+def not_measured(recipe: Recipe, names: Sequence[str]) -> list[tuple[str, str]]:
+    """The targets whose latency nothing here can measure, and how each is reached or estimated."""
+    targets = _asked_for(recipe, names)
+    return [(one.name, told(one)) for one in targets if how(one.link) != "measured" or stood_in(one) is not one]
 
 
 def unknown_until(until: str) -> InputError:

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from edgedistill import plugins
 from edgedistill.budget import Budget
 from edgedistill.errors import EdgedistillError, TargetError, nearest
+from edgedistill.latency_model import Calibration
 from edgedistill.limits import Limits
 from edgedistill.settings import Section, read_toml
 
@@ -45,6 +46,7 @@ class Target(Section):
     link: Link
     budget: Budget = Field(default_factory=Budget)
     limits: Limits = Field(default_factory=Limits)
+    calibration: Calibration | None = Field(None, description="what a device of this kind took once, for estimates without one")
 
     @field_validator("runtime")
     @classmethod
@@ -68,9 +70,11 @@ class Target(Section):
 
     @model_validator(mode="after")
     def _limits_are_held(self) -> Target:
-        if self.limits.any and not getattr(plugins.find("links", self.link.kind), "HOLDS_LIMITS", False):
-            able = [name for name in plugins.names("links") if getattr(plugins.find("links", name), "HOLDS_LIMITS", False)]
-            raise ValueError(f'limits: the link "{self.link.kind}" holds none; these do: {", ".join(able)}')
+        stated = set(self.limits.model_dump(exclude_none=True))
+        if beyond := sorted(stated - _held(self.link.kind)):
+            able = [name for name in plugins.names("links") if set(beyond) <= _held(name)]
+            none = "none" if not _held(self.link.kind) else f"no {' and no '.join(beyond)}"
+            raise ValueError(f'limits: the link "{self.link.kind}" holds {none}; these do: {", ".join(able)}')
         return self
 
     @property
@@ -88,6 +92,12 @@ class Target(Section):
     def _link_exists(cls, link: Link) -> Link:
         _existing("links", link.kind)
         return link
+
+
+def _held(link: str) -> frozenset[str]:
+    """The limits that a link holds."""
+    held: frozenset[str] = getattr(plugins.find("links", link), "HOLDS_LIMITS", frozenset())
+    return held
 
 
 def target_names() -> list[str]:

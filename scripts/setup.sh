@@ -11,7 +11,7 @@ python=${PYTHON:-python3}
 venv=.venv
 extras=compile
 [ "${1:-}" = generate ] && extras=compile,llama,voice
-[ "${1:-}" = tests ] && extras=compile,lowbit,llama,api,voice,dev
+[ "${1:-}" = tests ] && extras=compile,lowbit,llama,api,voice,microcontroller,dev
 stamp=$venv/.ready-$extras-$(cksum <pyproject.toml | tr ' ' -)
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
@@ -40,12 +40,15 @@ if [ ! -e "$stamp" ]; then
   touch "$stamp"
 fi
 if [ "${1:-}" = tests ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-  # The tests run binaries on emulated processors (x86 without VNNI, 64-bit and 32-bit ARM), in a browser, in Node, and at the end of an ssh link.
+  # The tests run binaries on emulated processors (x86 without VNNI, 64-bit and 32-bit ARM), in a browser, in Node, on a board
+  # without a system, and at the end of an ssh link.
   missing=
   for wanted in qemu-x86_64=qemu-user aarch64-linux-gnu-g++=g++-aarch64-linux-gnu g++=g++ cmake=cmake node=nodejs npm=npm \
-    chromium=chromium arm-linux-gnueabihf-g++=g++-arm-linux-gnueabihf qemu-arm=qemu-user sshd=openssh-server adb=adb aapt=aapt java=default-jre-headless; do
+    chromium=chromium arm-linux-gnueabihf-g++=g++-arm-linux-gnueabihf qemu-arm=qemu-user sshd=openssh-server adb=adb aapt=aapt \
+    java=default-jre-headless qemu-system-arm=qemu-system-arm arm-none-eabi-gcc=gcc-arm-none-eabi; do
     command -v "${wanted%%=*}" >/dev/null || [ -x "/usr/sbin/${wanted%%=*}" ] || missing="$missing ${wanted#*=}"
   done
+  [ -e /usr/lib/arm-none-eabi/newlib ] || missing="$missing libnewlib-arm-none-eabi"
   # Of Android: the framework's resources, and the JSON classes that every phone has.
   [ -e /usr/share/android-framework-res/framework-res.apk ] || missing="$missing android-framework-res"
   [ -e /usr/share/java/json-android.jar ] || missing="$missing libandroid-json-org-java"

@@ -142,7 +142,7 @@ def test_limits_that_nobody_holds(tmp_path: Path) -> None:
     """A limit in a target file whose link does nothing about it."""
     with pytest.raises(TargetError) as error:
         find_target(target(tmp_path, "memory_mb = 64", "browser"))
-    assert str(error.value).endswith('limits: the link "browser" holds none; these do: adb, local, local_cpp, qemu, ssh.')
+    assert str(error.value).endswith('limits: the link "browser" holds none; these do: adb, local, local_cpp, qemu, qemu_system, ssh.')
     assert limits.shell(Limits(memory_mb=64, cores=2)) == "ulimit -d 62500 && exec taskset 3 "
     assert limits.shell(Limits()) == "exec "
     with pytest.raises(StageError) as quota:

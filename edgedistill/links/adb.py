@@ -24,7 +24,7 @@ from typing import Any
 
 from edgedistill import native
 from edgedistill.errors import StageError, TargetError
-from edgedistill.limits import NONE, Limits, shell
+from edgedistill.limits import NONE, OF_A_PROCESS, Limits, shell
 from edgedistill.native import refuses
 from edgedistill.remote import NotSentError, last_line, sent
 from edgedistill.runner import RunnerProcess
@@ -32,7 +32,7 @@ from edgedistill.target import Link
 
 HOW = "measured"
 ABOUT = "an Android phone over adb: bundle and runner are copied there and run there"
-HOLDS_LIMITS = True
+HOLDS_LIMITS = OF_A_PROCESS
 
 SECONDS = 60  # for a short command there
 FOLDER = "/data/local/tmp/edgedistill"  # the one place where adb's shell user may put a program and run it

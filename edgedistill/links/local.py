@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from edgedistill.limits import NONE, Limits
+from edgedistill.limits import NONE, OF_A_PROCESS, Limits
 from edgedistill.runner import RunnerProcess
 from edgedistill.target import Link
 
 HOW = "measured"
 ABOUT = "this machine"
-HOLDS_LIMITS = True
+HOLDS_LIMITS = OF_A_PROCESS
 
 
 def ready(link: Link) -> str | None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from edgedistill import native
-from edgedistill.limits import NONE, Limits
+from edgedistill.limits import NONE, OF_A_PROCESS, Limits
 from edgedistill.native import refuses
 from edgedistill.runner import RunnerProcess
 from edgedistill.target import Link
 
 HOW = "measured"
 ABOUT = "this machine, by the C++ runner"
-HOLDS_LIMITS = True
+HOLDS_LIMITS = OF_A_PROCESS
 
 
 def ready(link: Link) -> str | None:

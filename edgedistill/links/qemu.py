@@ -18,14 +18,14 @@ from typing import Any
 
 from edgedistill import native
 from edgedistill.errors import StageError, TargetError, nearest
-from edgedistill.limits import NONE, Limits
+from edgedistill.limits import NONE, OF_A_PROCESS, Limits
 from edgedistill.native import refuses
 from edgedistill.runner import RunnerProcess
 from edgedistill.target import Link
 
 HOW = "emulated"
 ABOUT = "other processors by qemu's user-mode emulation: right answers, no latency"
-HOLDS_LIMITS = True
+HOLDS_LIMITS = OF_A_PROCESS
 
 
 @dataclass(frozen=True)

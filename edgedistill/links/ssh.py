@@ -23,7 +23,7 @@ from typing import Any
 
 from edgedistill import native
 from edgedistill.errors import StageError, TargetError
-from edgedistill.limits import NONE, Limits, shell
+from edgedistill.limits import NONE, OF_A_PROCESS, Limits, shell
 from edgedistill.native import refuses
 from edgedistill.remote import NotSentError, last_line, sent
 from edgedistill.runner import RunnerProcess
@@ -31,7 +31,7 @@ from edgedistill.target import Link
 
 HOW = "measured"
 ABOUT = "a Linux board over ssh: bundle and runner are copied there and run there"
-HOLDS_LIMITS = True
+HOLDS_LIMITS = OF_A_PROCESS
 
 SECONDS = 10  # to connect
 NO_HOST = 'a target file names the board: [link] host = "user@board"'

@@ -13,11 +13,12 @@ from typing import Any
 
 from edgedistill import plugins
 from edgedistill.bundle_format import read_bundle, read_golden
-from edgedistill.errors import StageError, TargetError
+from edgedistill.errors import InputError, StageError, TargetError
+from edgedistill.links import how
 from edgedistill.progress import tick
 from edgedistill.stages.benchmark import this_machine
 from edgedistill.stages.verify import Result, hello, on_runner
-from edgedistill.target import Link
+from edgedistill.target import Link, find_target
 
 # What int8 takes on a processor → where that can be had.
 PLACES = {
@@ -29,6 +30,7 @@ PLACES = {
     "arm64, dot product (Cortex-A76)": Link(kind="qemu", cpu="cortex-a76"),
     "WebAssembly SIMD (Chromium)": Link(kind="browser"),
     "Node": Link(kind="node"),
+    "Cortex-M3 without a system, C": Link(kind="qemu_system"),
 }
 LLAMA_PLACES = {"armv7, 32 bits (Cortex-A7)": Link(kind="qemu", cpu="cortex-a7")}  # where there is llama.cpp and no ONNX Runtime
 
@@ -40,6 +42,23 @@ class Place:
     name: str
     result: Result | None
     missing: str = ""
+
+
+def on_target(folder: Path, name: str) -> tuple[Result, str]:
+    """The golden vectors of a bundle as a target's link gives them, and what that is worth. Raises BundleError, TargetError."""
+    manifest, target = read_bundle(folder), find_target(name)
+    if target.format != manifest.format:
+        raise InputError(
+            f"the bundle is {manifest.format}, {target.name} runs {target.format}.", where=str(folder), write="Compile for that target."
+        )
+    link, vectors = plugins.find("links", target.link.kind), list(read_golden(folder / "golden.jsonl"))
+    if lacking := link.ready(target.link):
+        raise TargetError(lacking, where=target.name)
+    runner = link.open_runner(target.link, target.runtime, hello(folder, manifest, vectors[0].text, target.threads), target.limits)
+    try:
+        return on_runner(manifest.name, manifest.logit_bound, vectors, runner), how(target.link)
+    finally:
+        runner.close()
 
 
 def agree(folder: Path) -> list[Place]:

@@ -8,15 +8,17 @@ apps it uses (`also`), and what comes next. What is fetched has its digest there
 from __future__ import annotations
 
 import shutil
+import tempfile
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgedistill import llama_native, native
-from edgedistill.bundle_format import Manifest, read_bundle
+from edgedistill import llama_native, microcontroller, native
+from edgedistill.bundle_format import Manifest, read_bundle, read_golden
 from edgedistill.errors import InputError, nearest
 from edgedistill.npm import packages, vendor
+from edgedistill.target import Target, find_target
 
 NOT_COPIED = ("app.toml", "__init__.py", "__pycache__")
 
@@ -24,8 +26,9 @@ NOT_COPIED = ("app.toml", "__init__.py", "__pycache__")
 @dataclass(frozen=True)
 class App:
     """A sample app. formats: of bundles that it runs. bundle: where in the app it goes. native: the processor for which ONNX Runtime comes along.
-    llama: where llama.cpp's source goes. json: where the C++ header for JSON goes. npm: packages whose files go into `vendor/`. also: files of other
-    apps, as `app/file`, and where they go. gguf_tasks: of GGUF bundles, where these are fewer. next: what starts it."""
+    llama: where llama.cpp's source goes. json: where the C++ header for JSON goes. board: the target without a system for whose memory the model is
+    written as C, into `generated/`. npm: packages whose files go into `vendor/`. also: files of other apps, as `app/file`, and where they go.
+    gguf_tasks: of GGUF bundles, where these are fewer. next: what starts it."""
 
     name: str
     about: str
@@ -40,6 +43,7 @@ class App:
     json: str | None = None
     llama: str | None = None
     gguf_tasks: list[str] | None = None
+    board: str | None = None
 
 
 def app_names() -> list[str]:
@@ -60,6 +64,8 @@ def assemble(name: str, bundle: Path, out: Path) -> App:
     _fits(app, manifest, bundle)
     if out.exists() and any(out.iterdir()):
         raise InputError("the folder is not empty.", where=str(out), write="Give a new folder with --out.")
+    if app.board:  # first, since it may refuse the model
+        _as_c(find_target(app.board), manifest, bundle, out / "generated")
     shutil.copytree(native.app_folder(name), out, ignore=shutil.ignore_patterns(*NOT_COPIED), dirs_exist_ok=True)
     if app.native:
         native.onnxruntime_folder(app.native, out / "onnxruntime")
@@ -77,6 +83,15 @@ def assemble(name: str, bundle: Path, out: Path) -> App:
         (out / app.bundle / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle / name, out / app.bundle / name)
     return app
+
+
+def _as_c(board: Target, manifest: Manifest, bundle: Path, out: Path) -> None:
+    model, tokenizer = bundle / manifest.model, bundle / manifest.tokenizer
+    with tempfile.TemporaryDirectory() as scratch:
+        draft = Path(scratch) / "generated"
+        microcontroller.write_c(draft, model, tokenizer, manifest.max_tokens, manifest.task, manifest.task_settings(), board.limits)
+        microcontroller.write_golden_c(draft, list(read_golden(bundle / "golden.jsonl")), manifest.logit_bound)
+        shutil.copytree(draft, out)
 
 
 def _fits(app: App, manifest: Manifest, bundle: Path) -> None:

@@ -19,7 +19,9 @@ from xml.etree import ElementTree  # written here, never read
 from edgedistill import plugins
 from edgedistill.bundle_format import Golden, Manifest, read_bundle, read_golden
 from edgedistill.errors import DeviceMemoryError, InputError, StageError, TargetError
-from edgedistill.links import Runner, how
+from edgedistill.graph_cost import estimated
+from edgedistill.latency_model import Estimate
+from edgedistill.links import Runner, how, stood_in
 from edgedistill.progress import tick
 from edgedistill.report import PERCENTILE, Figure, State, Timings, early_stopping, percentile_ms
 from edgedistill.stages.verify import Result, hello, on_runner, summary
@@ -46,7 +48,8 @@ class Bench:
 
     golden: the golden vectors as the target answered them; None when the device has no memory for the binary. Emulated, timings are empty and
     cold start and peak None: its clock is not the device's. instructions: of the model, for each of a few texts; emulated devices alone. uncounted: why
-    there are none. condition: the device's heat and clocks before the run and after, where its link can tell.
+    there are none. condition: the device's heat and clocks before the run and after, where its link can tell. footprint: bytes of flash and RAM that
+    the program takes, on a board without a system. estimate: by the target's calibration, where its clock is not at hand.
     """
 
     name: str
@@ -67,6 +70,8 @@ class Bench:
     steady: Steadiness | None = None
     sustained: Sustained | None = None
     condition: tuple[dict[str, list[float]], ...] = ()
+    footprint: dict[str, int] | None = None
+    estimate: Estimate | None = None
 
     def percentiles(self) -> dict[str, Figure]:
         shares = (0.5, 0.9, 0.99) if self.timings.model_ns else ()
@@ -81,10 +86,16 @@ class Bench:
             f"{self.name} for {self.target}, {self.how}{counted}",
             *([summary(self.golden)] if self.golden else []),
             *rows,
+            *([f"{self.estimate.sentence()}, nine of ten such: no measurement"] if self.estimate else []),
             *self._counted(),
             *([self.steady.sentence()] if self.steady and self.steady.valid else []),
             *([self.sustained.sentence()] if self.sustained else []),
             *self._conditions(),
+            *(
+                [f"the program takes {self.footprint['flash']:,} bytes of flash and {self.footprint['ram']:,} of RAM"]
+                if self.footprint
+                else []
+            ),
             f"{memory}{self.size_mb:.2f} MB on disk",
             f"{self.state}: {self.reason}",
         ]
@@ -126,7 +137,11 @@ class Bench:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, raw samples included."""
-        plain = {name: value for name, value in vars(self).items() if name not in ("timings", "golden", "checks", "steady", "sustained")}
+        plain = {
+            name: value
+            for name, value in vars(self).items()
+            if name not in ("timings", "golden", "checks", "steady", "sustained", "estimate")
+        }
         return {
             **plain,
             "golden": self.golden and vars(self.golden),
@@ -134,6 +149,7 @@ class Bench:
             **{name: vars(figure) for name, figure in self.percentiles().items()},
             "steady": self.steady and {**vars(self.steady), "drift": self.steady.drift, "valid": self.steady.valid},
             "sustained": self.sustained and self.sustained.as_json(),
+            "estimate": self.estimate and vars(self.estimate),
             "samples": self.timings.model_dump(),
         }
 
@@ -168,12 +184,15 @@ def bench(folder: Path, target_name: str | None = None, sustained: float | None 
         raise InputError(
             f"the bundle is {manifest.format}, {target.name} runs {target.format}.", where=str(folder), write="Compile for that target."
         )
+    target = stood_in(target)
     link, worth = plugins.find("links", target.link.kind), how(target.link)
     if lacking := link.ready(target.link):
         raise TargetError(lacking, where=target.name)
-    if sustained and worth == "emulated":
-        raise InputError(f"{target.name} is emulated, and has no clock to run long on.", where="--sustained", write="Leave it out.")
     vectors = list(read_golden(folder / "golden.jsonl"))
+    guess = estimated(target, folder / manifest.model, [len(golden.ids) for golden in vectors]) if worth != "measured" else None
+    worth = "estimated" if guess and worth == "not measured" else worth
+    if sustained and worth in ("emulated", "estimated"):
+        raise InputError(f"{target.name} is {worth}, and has no clock to run long on.", where="--sustained", write="Leave it out.")
     texts = [golden.text for golden in vectors if 0 < len(golden.text) <= 1000]
     request = hello(folder, manifest, texts[0], target.threads, target.kv_cache)
 
@@ -183,9 +202,10 @@ def bench(folder: Path, target_name: str | None = None, sustained: float | None 
 
     ask = getattr(link, "condition", None)
     before = [ask(target.link)] if ask else []
-    seen = _run(start, manifest, vectors, texts, target.budget.p90_ms, timed=worth != "emulated", sustained=sustained)
+    seen = _run(start, manifest, vectors, texts, target.budget.p90_ms, timed=worth not in ("emulated", "estimated"), sustained=sustained)
     size_mb = sum((folder / name).stat().st_size for name in (manifest.model, manifest.tokenizer)) / 1e6
-    state, reason, checks = _judged(seen, target, worth, size_mb)
+    footprint = vars(link.footprint(target.link, request, target.limits)) if hasattr(link, "footprint") and not seen.no_room else None
+    state, reason, checks = _judged(seen, target, worth, size_mb, footprint, guess)
     timed = bool(seen.raw["model_ns"])
     return Bench(
         manifest.name,
@@ -205,6 +225,8 @@ def bench(folder: Path, target_name: str | None = None, sustained: float | None 
         seen.steady,
         seen.sustained,
         (*before, ask(target.link)) if ask else (),
+        footprint,
+        guess,
     )
 
 
@@ -264,7 +286,14 @@ def _warm(runner: Runner, texts: list[str], limit: float | None, seen: _Seen) ->
             return
 
 
-def _judged(seen: _Seen, target: Target, worth: str, size_mb: float) -> tuple[State, str, tuple[Check, ...]]:
+def _judged(
+    seen: _Seen,
+    target: Target,
+    worth: str,
+    size_mb: float,
+    footprint: dict[str, int] | None = None,
+    guess: Estimate | None = None,
+) -> tuple[State, str, tuple[Check, ...]]:
     """The verdict, its reason, and what each limit says."""
     state, reason, golden, limit = seen.state, seen.reason, seen.golden, target.budget.p90_ms
     if worth == "emulated":
@@ -272,6 +301,9 @@ def _judged(seen: _Seen, target: Target, worth: str, size_mb: float) -> tuple[St
             "UNDECIDED",
             f"emulated: the answers are those of {target.name}, the clock is not; only a run on the device can tell",
         )
+    elif worth == "estimated" and guess and target.calibration:
+        by = f"by a calibration of {target.calibration.machine}"
+        state, reason = "UNDECIDED", f"{guess.sentence()}, {by}; only a run on {target.name} can tell"
     elif worth != "measured":
         state, reason = "UNDECIDED", f"{worth}: these figures are of this machine, only a run on {target.name} can tell"
     elif seen.steady and not seen.steady.valid:
@@ -279,11 +311,14 @@ def _judged(seen: _Seen, target: Target, worth: str, size_mb: float) -> tuple[St
     checks = [Check("golden vectors", "PASS" if golden.good else "FAIL", summary(golden).rstrip("."))] if golden else []
     if target.limits.memory_mb is not None and (seen.good or seen.no_room):
         said = seen.no_room.rstrip(".") or f"answers in {target.limits.memory_mb:g} MB"
+        if footprint:
+            said += f" ({footprint['ram'] / 1e6:.3f} of RAM, {footprint['flash'] / 1e6:.3f} of flash)"
         checks.append(Check("memory_mb", "FAIL" if seen.no_room else "PASS", said))
     if limit is not None and seen.good:
         taken = f", {percentile_ms(Timings(**seen.raw), PERCENTILE).value:.3f} ms" if seen.raw["model_ns"] and worth == "measured" else ""
         invalid = f" ({reason})" if seen.steady and not seen.steady.valid else ""
-        checks.append(Check("p90_ms", state, f"p90 of at most {limit:g} ms {state}{taken}{invalid}"))
+        about = f" ({guess.sentence()})" if guess else ""
+        checks.append(Check("p90_ms", state, f"p90 of at most {limit:g} ms {state}{taken}{invalid}{about}"))
     if limit is not None and seen.sustained and worth == "measured":
         last = seen.sustained.part_ns(end=True)
         held, _ = early_stopping(sum(taken > limit * 1e6 for taken in last), len(last))

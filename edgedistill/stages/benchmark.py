@@ -24,11 +24,12 @@ from edgedistill import plugins
 from edgedistill.budget import Budget
 from edgedistill.digests import file_digest, tree_digest
 from edgedistill.errors import DeviceMemoryError
+from edgedistill.graph_cost import estimated
 from edgedistill.limits import NONE, Limits
 from edgedistill.links import Runner, how, local
 from edgedistill.progress import tick
 from edgedistill.report import Gains, Report, Timings, Variant, Writing, write_report
-from edgedistill.serving import first_line, writes
+from edgedistill.serving import first_line, open_tokenizer, writes
 from edgedistill.stages.prepare import read_settings
 from edgedistill.stages.teach import ANSWERS
 from edgedistill.store import Stage
@@ -103,6 +104,15 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
         same = sum(one == other for one, other in zip(ours, answers, strict=True))
         return [f"{same} of {len(ours)} answers on {target.name} are those of this machine"]
 
+    def foretold(entry: Entry) -> list[str]:
+        """What a student may take on a device that is not at hand, where its target has a calibration."""
+        if measured or entry.role != "student" or target.calibration is None:
+            return []
+        tokenizer = open_tokenizer(files[f"{entry.id}_graphs"] / "tokenizer.json", params.max_tokens)
+        lengths = [len(ids.ids) for ids in tokenizer.encode_batch(rows.texts)]
+        guess = estimated(target, files[f"{entry.id}_model"] / target.model_file, lengths)
+        return [f"{guess.sentence()}, by a calibration of {target.calibration.machine}"] if guess else []
+
     runners: dict[str, Runner] = {}
     here = [entry for entry in params.entries if not (files[f"{entry.id}_model"] / ANSWERS).is_file()]
     try:
@@ -162,6 +172,7 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
                 no_room=getattr(runners.get(entry.id), "no_room", None),
                 notes=_notes(model)
                 + same_here(entry, raw[entry.id])
+                + foretold(entry)
                 + (task.notes(raw[entry.id], raw[teacher], settings) if hasattr(task, "notes") else []),
             )
         )
@@ -338,4 +349,4 @@ def this_machine() -> dict[str, Any]:
     }
 
 
-BENCHMARK = Stage("benchmark", 4, run, ("onnxruntime", "tokenizers", "numpy"))
+BENCHMARK = Stage("benchmark", 5, run, ("onnxruntime", "tokenizers", "numpy"))

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgedistill import llama_build, plugins
 from edgedistill.errors import EdgedistillError
-from edgedistill.links import reached
+from edgedistill.links import told
 from edgedistill.sources import home
 from edgedistill.stages.benchmark import this_machine
 from edgedistill.target import Link, find_target, target_names
@@ -79,6 +79,6 @@ def _state(name: str) -> str:
 
 def _reach(name: str) -> str:
     try:
-        return reached(find_target(name).link)
+        return told(find_target(name))
     except EdgedistillError as error:
         return error.paragraph()
