@@ -174,6 +174,14 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tag_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small bundle that tags."""
+    from tests.tiny_tag import make_tag_bundle
+
+    return make_tag_bundle(tmp_path_factory.mktemp("tiny-tags"))
+
+
+@pytest.fixture(scope="session")
 def gguf_bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Small GGUF bundles: one that classifies, and decoders of two kinds that write JSON. Tests that change one copy it first."""
     from tests.tiny_gguf import make_gguf_bundle

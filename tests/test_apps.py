@@ -95,31 +95,76 @@ def playwright(native_home: Path) -> Path:
     return npm.kept(javascript.PLAYWRIGHT)
 
 
-def test_web_page_answers_online_and_offline(playwright: Path, tiny_bundle: Path, tmp_path: Path) -> None:
-    """A page that answers otherwise than the bundle, needs the network a second time, or says nothing when its bundle is broken."""
-    out = tmp_path / "app"
-    assemble("web", tiny_bundle, out)
-    wanted = {vector.text: vector.answer for vector in read_golden(tiny_bundle / "golden.jsonl")}
-    server = subprocess.Popen([sys.executable, str(out / "serve.py"), "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+def opened_page(app: Path, playwright: Path, text: str, picture: Path) -> subprocess.CompletedProcess[str]:
+    """The page as a person sees it: tests/web_page.mjs."""
+    server = subprocess.Popen([sys.executable, str(app / "serve.py"), "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert server.stdout
         address = server.stdout.readline().strip()
         script = [shutil.which("node"), str(Path(__file__).parent / "web_page.mjs"), str(playwright), shutil.which("chromium"), address]
-        done = subprocess.run([*script, SENTENCES[0], str(tmp_path / "page.png")], capture_output=True, text=True, timeout=400)
-        assert done.returncode == 0, done.stdout + done.stderr
-        online, checked, offline = (json.loads(line) for line in done.stdout.splitlines())
-        assert online["online"]["answer"] == offline["offline"]["answer"] == wanted[SENTENCES[0]]
-        assert online["online"]["ms"].endswith("ms on this device") and online["online"]["sure"].endswith("sure")
-        assert checked["isolated"] is True
-        assert (checked["checked"]["golden"], checked["checked"]["vectors"]) == ("equal", len(wanted))
-        assert offline["reachable"] is False, "the network was there: nothing was shown"
-        assert (tmp_path / "page.png").stat().st_size > 5000
-        (out / "bundle" / "model.onnx").unlink()
-        broken = subprocess.run([*script, SENTENCES[0], str(tmp_path / "page.png")], capture_output=True, text=True, timeout=400)
-        assert broken.returncode != 0 and "Error: bundle/model.onnx is not there (404)." in broken.stderr
+        return subprocess.run([*script, text, str(picture)], capture_output=True, text=True, timeout=400)
     finally:
         server.terminate()
         server.wait(timeout=30)
+
+
+def test_web_page_answers_online_and_offline(playwright: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    """A page that answers otherwise than the bundle, needs the network a second time, or says nothing when its bundle is broken."""
+    out = tmp_path / "app"
+    assemble("web", tiny_bundle, out)
+    assert sorted(file.name for file in (out / "vendor").iterdir()) == [
+        "ort-wasm-simd-threaded.wasm",
+        "ort.wasm.bundle.min.mjs",
+        "tokenizers.min.mjs",
+    ]
+    wanted = {vector.text: vector.answer for vector in read_golden(tiny_bundle / "golden.jsonl")}
+    done = opened_page(out, playwright, SENTENCES[0], tmp_path / "page.png")
+    assert done.returncode == 0, done.stdout + done.stderr
+    online, checked, offline = (json.loads(line) for line in done.stdout.splitlines())
+    assert online["online"]["answer"] == offline["offline"]["answer"] == wanted[SENTENCES[0]]
+    assert online["online"]["ms"].endswith("ms on this device") and online["online"]["sure"].endswith("sure")
+    assert checked["isolated"] is True
+    assert (checked["checked"]["golden"], checked["checked"]["vectors"]) == ("equal", len(wanted))
+    assert offline["reachable"] is False, "the network was there: nothing was shown"
+    assert (tmp_path / "page.png").stat().st_size > 5000
+    (out / "bundle" / "model.onnx").unlink()
+    broken = opened_page(out, playwright, SENTENCES[0], tmp_path / "page.png")
+    assert broken.returncode != 0 and "Error: bundle/model.onnx is not there (404)." in broken.stderr
+
+
+def test_web_page_marks_spans(playwright: Path, tag_bundle: Path, tmp_path: Path) -> None:
+    """Spans that are marked elsewhere in the text than the bundle says, or an answer of a tagger shown as a class."""
+    out = tmp_path / "app"
+    assemble("web", tag_bundle, out)
+    golden = max(read_golden(tag_bundle / "golden.jsonl"), key=lambda vector: len(vector.answer or ()) if len(vector.text) < 200 else 0)
+    done = opened_page(out, playwright, golden.text, tmp_path / "page.png")
+    assert done.returncode == 0, done.stdout + done.stderr
+    online, checked, offline = (json.loads(line) for line in done.stdout.splitlines())
+    assert len(golden.answer) > 1
+    assert (
+        online["online"]["marks"] == offline["offline"]["marks"] == [golden.text[start:end] + label for start, end, label in golden.answer]
+    )
+    assert checked["checked"]["golden"] == "equal"
+
+
+def test_web_page_writes(playwright: Path, gguf_bundles: dict[str, Path], tmp_path: Path) -> None:
+    """A page whose decoder writes otherwise than the bundle, or needs the network a second time."""
+    out = tmp_path / "app"
+    assemble("web", gguf_bundles["llama"], out)
+    assert not list((out / "vendor").glob("ort*"))
+    golden = next(vector for vector in read_golden(gguf_bundles["llama"] / "golden.jsonl") if vector.text in SENTENCES)
+    done = opened_page(out, playwright, golden.text, tmp_path / "page.png")
+    assert done.returncode == 0, done.stdout + done.stderr
+    online, checked, offline = (json.loads(line) for line in done.stdout.splitlines())
+    assert json.loads(online["online"]["shown"]) == json.loads(offline["offline"]["shown"]) == golden.answer
+    assert online["online"]["answer"] == golden.answer["do"]
+    assert (checked["checked"]["golden"], checked["checked"]["vectors"]) == ("equal", 64)
+    with pytest.raises(InputError) as error:
+        assemble("web", gguf_bundles["classify"], tmp_path / "other")
+    assert str(error.value) == (
+        f"{gguf_bundles['classify']}: of GGUF bundles web takes generate, and this one's task is classify. "
+        "Apps for it: embedded_linux_gguf; or compile for a target of format onnx."
+    )
 
 
 def test_node_service(tiny_bundle: Path, tmp_path: Path) -> None:

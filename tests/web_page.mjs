@@ -11,8 +11,9 @@ try {
   page.on("pageerror", (problem) => say({ pageerror: problem.message }));
   const ask = async () => {
     await page.fill("#text", text, { timeout: 60_000 });
+    await page.press("#text", "Enter");
     await page.waitForFunction(() => document.getElementById("answer").textContent !== "", null, { timeout: 60_000 });
-    return { answer: await page.textContent("#answer"), sure: await page.textContent("#sure"), ms: await page.textContent("#ms") };
+    return { answer: await page.textContent("#answer"), sure: await page.textContent("#sure"), ms: await page.textContent("#ms"), shown: await page.textContent("#shares"), marks: await page.locator("mark").allTextContents() };
   };
   await page.goto(address);
   await page.waitForFunction(() => !document.getElementById("text").disabled || !document.getElementById("problem").hidden, null, { timeout: 120_000 });

@@ -80,8 +80,9 @@ export class Bundle {
     return { text, ...said, ms: performance.now() - start };
   }
 
-  /** Every golden vector: ids equal, logits within the manifest's bound, answer equal. Names the first that differs. */
-  async check() {
+  /** Every golden vector: ids equal, logits within the manifest's bound, answer equal. Names the first that differs.
+   *  @param turn (work) => Promise of its result: lets other work between two vectors. */
+  async check(turn = (work) => work()) {
     const lines = new TextDecoder().decode(await this.read("golden.jsonl")).trim().split("\n");
     let worst = 0;
     for (const [place, line] of lines.entries()) {
@@ -89,7 +90,7 @@ export class Bundle {
       const differs = (what, given, wanted) => ({ golden: "differs", vector: place + 1, text: golden.text, [what]: given, wanted });
       const tokens = this.encode(golden.text);
       if (JSON.stringify(tokens.ids) !== JSON.stringify(golden.ids)) return differs("ids", tokens.ids, golden.ids);
-      const output = await this.run(tokens.ids);
+      const output = await turn(() => this.run(tokens.ids));
       const said = answer(this.manifest, output, golden.text, tokens).answer;
       const given = this.numbers(output).flat(), wanted = golden.logits.flat();
       if (given.length !== wanted.length) return differs("answer", said, golden.answer); // of an answer that is written: more tokens or fewer

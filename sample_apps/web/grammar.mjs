@@ -85,9 +85,10 @@ function parse(source) {
 const single = (code) => ({ ranges: [[code, code]], negated: false });
 const inside = ({ ranges, negated }, low, high) => ranges.some(([first, last]) => first <= high && low <= last) !== negated;
 
-/** How many bytes of a character are still to come (less than none: these are none of UTF-8), and its number as far as it is known. */
+/** How many bytes of a character are still to come (less than none: these are none of UTF-8), and its number as far as it is known. As lenient as llama.cpp:
+ *  what a grammar lets through must be the same everywhere. */
 function begun([lead, ...more]) {
-  const size = lead < 0x80 ? 1 : lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : lead < 0xf5 ? 4 : 0;
+  const size = lead < 0x80 ? 1 : lead < 0xc0 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
   if (!size || more.some((byte) => byte >> 6 !== 2)) return { left: -1 };
   return { left: size - 1 - more.length, code: more.reduce((sum, byte) => sum * 64 + (byte & 0x3f), size === 1 ? lead : lead & (0x7f >> size)) };
 }
@@ -134,7 +135,9 @@ export class Grammar {
     const { stacks, pending } = this.after(bytes);
     if (!pending.length) return stacks.length > 0;
     // A character of which the first bytes are there: any of those that it may become.
-    const { left, code } = begun(pending), low = Math.max(code * 64 ** left, [0, 0x80, 0x800, 0x10000][pending.length + left - 1]);
+    const { left, code } = begun(pending);
+    if (left === 1 && code < 2) return false; // seven bits in two bytes
+    const low = code * 64 ** left || { 2: 0x800, 3: 0x10000 }[left];
     return stacks.some((stack) => stack !== null && inside(stack.items[stack.at], low, (code + 1) * 64 ** left - 1));
   }
 

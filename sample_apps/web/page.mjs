@@ -63,14 +63,11 @@ function show(bundle, said) {
   const { labels, task } = bundle.manifest;
   at("sure").textContent = said.confidence === undefined ? "" : `${percent(said.confidence)} sure`;
   at("ms").textContent = `${said.ms < 10 ? said.ms.toFixed(1) : said.ms.toFixed(0)} ms on this device`;
-  ({ tag: showSpans, generate: showWritten })[task]?.(labels, said) ?? (said.shares && showShares(labels, said));
+  ({ tag: showSpans, generate: showWritten }[task] ?? showShares)(labels, said);
   at("said").hidden = false;
 }
 
-const ABOUT = {
-  tag: () => "Marks what it finds in a text.",
-  generate: () => "Writes what is asked for as JSON. Press Enter.",
-};
+const ABOUT = { tag: "Marks what it finds in a text.", generate: "Writes what is asked for as JSON. Press Enter." };
 
 async function onnx() {
   const ort = await import("./vendor/ort.wasm.bundle.min.mjs");
@@ -90,7 +87,7 @@ async function start() {
   if (!crossOriginIsolated) at("isolated").hidden = false;
   document.title = manifest.name;
   at("name").textContent = manifest.name.replaceAll("-", " ");
-  const what = ABOUT[manifest.task]?.() ?? `${manifest.labels.length} possible answers.`;
+  const what = ABOUT[manifest.task] ?? `${manifest.labels.length} possible answers.`;
   at("about").textContent = `${what} The model runs in this page: nothing that you type leaves the device.`;
   let turn = 0, last = Promise.resolve();
   const ask = async () => {
@@ -109,7 +106,8 @@ async function start() {
   if (!writes) at("text").addEventListener("input", ask); // what is written takes seconds: not at every key
   at("text").disabled = false;
   at("text").focus();
-  const checked = await (last = last.then(() => bundle.check()));
+  // What a person asks comes between two golden vectors.
+  const checked = await bundle.check((work) => (last = last.then(work)));
   const equal = checked.golden === "equal";
   at("golden").textContent = equal
     ? `${checked.vectors} of ${checked.vectors} golden vectors equal on this device`
