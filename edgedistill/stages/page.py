@@ -107,7 +107,8 @@ def render_run(folder: Path) -> str:
             where=str(folder),
             write="Give the folder of one target that `edgedistill compile` wrote, such as out/NAME/TARGET.",
         )
-    return render(read_report(folder / "report.json"), read_choice(folder / "choice.json"), _json(folder / "details.json"))
+    details = _json(folder / "details.json") | {"bench": _json(folder / "bench.json")}  # of `bench … -o`, where it was made
+    return render(read_report(folder / "report.json"), read_choice(folder / "choice.json"), details)
 
 
 def render(report: Report, choice: Choice, details: dict[str, Any]) -> str:
@@ -169,4 +170,4 @@ def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-PAGE = Stage("page", 7, run, ("plotly", "jinja2"))
+PAGE = Stage("page", 8, run, ("plotly", "jinja2"))
