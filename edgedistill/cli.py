@@ -124,6 +124,9 @@ def bench(
     ] = None,
     budget_only: Annotated[bool, typer.Option("--budget-only", help="One line and the exit code, for CI.")] = False,
     junit: Annotated[Path | None, typer.Option("--junit", help="Write the checks as JUnit XML to this file, too.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the JSON to this file, too; as RUN/bench.json `report RUN` shows it.")
+    ] = None,
 ) -> None:
     """Run a bundle again where its target is reached, golden vectors first, and hold it against its budget."""
     from edgedistill.stages.bench import bench as measure
@@ -132,6 +135,8 @@ def bench(
     result = measure(bundle, target, sustained)
     if junit is not None:
         junit.write_text(result.junit(), encoding="utf-8")
+    if out is not None:
+        out.write_text(json.dumps(result.as_json(), ensure_ascii=False) + "\n", encoding="utf-8")
     if as_json:
         _json(result.as_json())
     elif as_csv:
@@ -544,6 +549,8 @@ def _delivered(outcome: Outcome) -> None:
     from edgedistill.report import accuracy_difference
 
     report, choice = outcome.report, outcome.choice
+    if report.steady is not None:
+        print(f"{report.steady.sentence().capitalize()}.")
     for reason in choice.reasons:
         print(reason)
     for note in [note for variant in report.variants if variant.name == choice.chosen for note in variant.notes]:

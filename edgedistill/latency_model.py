@@ -107,7 +107,7 @@ def factor_of(residuals: npt.NDArray[np.float64], nominal: float = NOMINAL) -> f
 
 
 def error(points: Sequence[Point], features: Sequence[str] = FEATURES) -> Error:
-    """How far estimates of graphs that were left out are off, and whether an interval, which comes from the others alone, holds them."""
+    """How far estimates of graphs that were left out are off, and whether an honest interval holds them: a group's comes from the others alone."""
     residuals = left_out(points, features)
     held = []
     for group in {point.group for point in points}:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from edgedistill.budget import Budget
+from edgedistill.steadiness import Steadiness
 
 How = Literal["measured", "emulated", "estimated", "not measured"]
 State = Literal["PASS", "FAIL", "UNDECIDED"]
@@ -142,6 +143,7 @@ class Report(_Stored):
     slices: dict[str, list[int]]  # name → positions in the test rows
     variants: list[Variant]
     seed: int = 0
+    steady: Steadiness | None = None  # a fixed loop before the timed answers and after; None where nothing was timed
 
     def variant(self, name: str) -> Variant:
         return next(variant for variant in self.variants if variant.name == name)
@@ -454,6 +456,8 @@ def _latency_verdict(report: Report, variant: Variant, allowed: float) -> Verdic
     timings = variant.timings.get("real")
     if report.how != "measured" or timings is None:
         return Verdict("p90_ms", "UNDECIDED", None, allowed, f"{report.how}: only a run on the device can tell")
+    if report.steady is not None and not report.steady.valid:
+        return Verdict("p90_ms", "UNDECIDED", None, allowed, report.steady.sentence())
     total = timings.total_ms()
     over, count = int((total > allowed).sum()), len(total)
     state, needed = early_stopping(over, count)

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-BOUND = 0.25  # drift of the clock beyond it makes a run invalid
+from edgedistill.steadiness import BOUND, Steadiness
+
 REPEATS = 100  # of the loop, about a millisecond each
 SHARE = 0.2  # of a sustained run, that is its beginning and its end
 BARS = "▁▂▃▄▅▆▇█"
@@ -29,34 +30,6 @@ def loops(runner: Asked) -> tuple[float, float]:
     """What the fixed loop takes where the runner is, milliseconds: the fastest and the median."""
     taken = np.array(runner.ask({"loop": REPEATS})["loop_ns"]) / 1e6
     return float(taken.min()), float(np.median(taken))
-
-
-@dataclass(frozen=True)
-class Steadiness:
-    """The fixed loop before and after a run, milliseconds: the fastest, and the slower of the two medians over it."""
-
-    before_ms: float
-    after_ms: float
-    noise: float = 1.0
-
-    @classmethod
-    def of(cls, before: tuple[float, float], after: tuple[float, float]) -> Steadiness:
-        return cls(before[0], after[0], max(before[1] / before[0], after[1] / after[0]))
-
-    @property
-    def drift(self) -> float:
-        """How much longer it took after, as a share; below 0 where it took less."""
-        return self.after_ms / self.before_ms - 1
-
-    @property
-    def valid(self) -> bool:
-        return abs(self.drift) <= BOUND
-
-    def sentence(self) -> str:
-        taken = f"a fixed loop took {self.before_ms:.2f} ms before and {self.after_ms:.2f} ms after, its median {self.noise:.2f}× that"
-        if self.valid:
-            return f"the machine was steady: {taken}"
-        return f"invalid: the machine's clock drifted by {self.drift:+.0%} during the run ({taken}). Measure again on a quiet, cool machine"
 
 
 @dataclass(frozen=True)
@@ -100,9 +73,10 @@ class Sustained:
     def sentence(self) -> str:
         first, last = np.median(self.part_ns(end=False)) / 1e6, np.median(self.part_ns(end=True)) / 1e6
         answers = sum(len(window.total_ns) for window in self.windows)
+        invalid = "" if self.clock.valid else ", invalid: beyond the bound"
         return (
             f"sustained {self.seconds:.0f} s, {answers} answers: p50 {first:.3f} ms in the first fifth, {last:.3f} ms in the last "
-            f"({self.slowdown():.2f}×), the clock {self.clock.drift:+.0%}  {self.curve()}"
+            f"({self.slowdown():.2f}×), the clock {self.clock.drift:+.0%}{invalid}  {self.curve()}"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -116,7 +90,13 @@ class Sustained:
             }
             for window in self.windows
         ]
-        return {"seconds": self.seconds, "slowdown": self.slowdown(), "clock": vars(self.clock), "windows": windows}
+        return {
+            "seconds": self.seconds,
+            "slowdown": self.slowdown(),
+            "clock": vars(self.clock),
+            "clock_valid": self.clock.valid,
+            "windows": windows,
+        }
 
 
 def sustain(runner: Asked, texts: list[str], seconds: float) -> Sustained:
@@ -131,3 +111,6 @@ def sustain(runner: Asked, texts: list[str], seconds: float) -> Sustained:
         # About a third of a second each, so that a request costs nothing beside its answers.
         count = max(1, min(2000, round(0.33e9 / max(1.0, float(np.median(windows[-1].total_ns))))))
     return Sustained(round(time.monotonic() - begin, 3), tuple(windows), Steadiness.of(before, loops(runner)))
+
+
+__all__ = ["BOUND", "Steadiness", "Sustained", "Window", "loops", "sustain"]

@@ -1,7 +1,7 @@
 """calibrate: measure a small set of graphs on a device, through its link, and on this machine, and fit what each of their operations costs there.
 
-What comes out is a `[calibration]` table for the target's file. With it, a target whose device is not at hand gets an estimate with an interval, and
-the word `estimated` beside it; only a measurement can pass a budget. The graphs are untrained students of all families (latency does not depend on
+What comes out is a `[calibration]` table for the target's file. With it, a target whose device is not at hand gets an estimate with an interval, and the
+word `estimated` beside it; only a measurement can pass a budget. The graphs are untrained students of all families (latency does not depend on
 weights), float and quantized, at three lengths.
 """
 

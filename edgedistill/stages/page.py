@@ -108,7 +108,8 @@ def render_run(folder: Path) -> str:
             where=str(folder),
             write="Give the folder of one target that `edgedistill compile` wrote, such as out/NAME/TARGET.",
         )
-    return render(read_report(folder / "report.json"), read_choice(folder / "choice.json"), _json(folder / "details.json"))
+    details = _json(folder / "details.json") | {"bench": _json(folder / "bench.json")}  # of `bench … -o`, where it was made
+    return render(read_report(folder / "report.json"), read_choice(folder / "choice.json"), details)
 
 
 def render(report: Report, choice: Choice, details: dict[str, Any]) -> str:

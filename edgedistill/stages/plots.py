@@ -223,6 +223,31 @@ def distribution(report: Report, chosen: Variant) -> Plot | None:
     return {"data": data, "layout": _layout(380, **axes, shapes=shapes, annotations=notes, showlegend=True)}
 
 
+WINDOWS = 60  # of a curve over time
+
+
+def over_time(report: Report, chosen: Variant) -> Plot | None:
+    """The median answer in the order in which answers were given: a machine that slows down, or a neighbour, shows as a step or a slope."""
+    variants, hue = timed(report), colors(report, chosen.name)
+    if not variants:
+        return None
+    data = []
+    for variant in variants:
+        total = variant.timings["real"].total_ms()
+        pieces = np.array_split(total, min(WINDOWS, max(1, len(total) // 8)))
+        data.append(
+            {
+                "type": "scatter", "mode": "lines", "name": _label(variant.name),
+                "x": np.cumsum([len(piece) for piece in pieces]).tolist(), "y": [round(float(np.median(piece)), 5) for piece in pieces],
+                "line": {"color": hue[variant.name], "width": 3 if variant is chosen else 1.75},
+                "hovertemplate": "%{y:.3g} ms up to answer %{x}",
+            }
+        )  # fmt: skip
+    ends = [value for curve in data for value in curve["y"]]
+    axes = {"xaxis": {"title": _title("Answers given so far")}, "yaxis": _log_axis(ends, "Median answer, ms (log)")}
+    return {"data": data, "layout": _layout(300, **axes, showlegend=True)}
+
+
 def parts(report: Report, chosen: Variant) -> Plot | None:
     """Where the time of a median answer goes."""
     variants = timed(report)[::-1]
@@ -406,6 +431,7 @@ FIGURES: dict[str, Callable[[Report, Variant], Plot | None]] = {
     "distribution": distribution,
     "parts": parts,
     "by_length": by_length,
+    "over_time": over_time,
     "forest": forest,
     "slices": slices,
     "confusion": confusion,
@@ -444,4 +470,29 @@ def kinds(details: dict[str, Any]) -> Plot | None:
     return {"data": data, "layout": _layout(110 + 30 * len(clusters), **axes, showlegend=True, hovermode="closest")}
 
 
-DATA_FIGURES: dict[str, Callable[[dict[str, Any]], Plot | None]] = {"kinds": kinds}
+def sustained(details: dict[str, Any]) -> Plot | None:
+    """The latency of a long run without a pause, over its seconds: p50 and p90 of each third of a second, and the limit."""
+    bench = details.get("bench") or {}
+    windows = (bench.get("sustained") or {}).get("windows", [])
+    if not windows:
+        return None
+    data = [
+        {
+            "type": "scatter", "mode": "lines", "name": name,
+            "x": [window["at_s"] for window in windows], "y": [round(window[key], 5) for window in windows],
+            "line": {"color": color, "width": width}, "hovertemplate": "%{y:.3g} ms at %{x:.1f} s",
+        }
+        for key, name, color, width in (("p50_ms", "p50", "--chosen", 3), ("p90_ms", "p90", "--teacher", 1.75))
+    ]  # fmt: skip
+    allowed, ends = float(bench.get("p90_limit_ms") or 0), [value for curve in data for value in curve["y"]]
+    near = 0 < allowed <= 20 * max(ends)  # one that is far away would press the curve flat
+    shapes = [_line(x0=0, x1=1, xref="paper", y0=allowed, y1=allowed)] if near else []
+    notes = [_note(f"limit {allowed:g} ms", x=0, xref="paper", xanchor="left", y=math.log10(allowed), yanchor="bottom")] if near else []
+    axes = {
+        "xaxis": {"title": _title("Seconds")},
+        "yaxis": _log_axis([*ends, *([allowed] if near else [])], "Text in to answer out, ms (log)"),
+    }
+    return {"data": data, "layout": _layout(300, **axes, shapes=shapes, annotations=notes, showlegend=True)}
+
+
+DATA_FIGURES: dict[str, Callable[[dict[str, Any]], Plot | None]] = {"kinds": kinds, "sustained": sustained}

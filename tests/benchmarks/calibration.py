@@ -1,9 +1,9 @@
 """How far estimates of latency are off, on targets that run here: `python -m tests.benchmarks.calibration [TARGET …] [--instructions]`.
 
-Each target measures the graphs of stages/calibrate.py. Every architecture is left out once and predicted in three ways: by operators and sizes at
-this target's prices (what a published calibration does); by instructions that qemu counts (`--instructions`; five minutes); and by another target's
-time on the same graph, times the mean ratio of the two on the others. Printed are the median and the worst factor between estimate and measurement,
-the interval's factor, and the share of the graphs left out that the interval held: 80 % are wanted.
+Each target measures the graphs of stages/calibrate.py. Every architecture is left out once and predicted in three ways: by operators and sizes at this
+target's prices (what a published calibration does); by instructions that qemu counts (`--instructions`; five minutes); and by another target's time on
+the same graph, times the mean ratio of the two on the others. Printed are the median and the worst factor between estimate and measurement, the
+interval's factor, and the share of the graphs left out that the interval held: 80 % are wanted.
 """
 
 from __future__ import annotations

@@ -14,9 +14,11 @@ import pytest
 
 from edgedistill.budget import Budget
 from edgedistill.errors import InputError
-from edgedistill.report import Report, accuracy_difference, write_report
+from edgedistill.report import Report, accuracy_difference, verdicts, write_report
+from edgedistill.stages import benchmark
 from edgedistill.stages.page import DATA_FIGURES, FIGURES, count, flat, number, points, render, render_run, signed
-from edgedistill.stages.select import Choice, choose
+from edgedistill.stages.select import Choice, as_json, choose
+from edgedistill.steady import Steadiness, Sustained, Window
 
 pytest.importorskip("plotly")
 pytest.importorskip("jinja2")
@@ -374,3 +376,59 @@ def test_figures_as_text() -> None:
     assert count(15452) == "15,452"
     assert signed("from -2.9 to -0.4, int8-2 and 1-2") == "from −2.9 to −0.4, int8-2 and 1-2"
     assert flat({"a": {"b": None, "c": [1]}, "d": "x"}) == [("a.c", "[1]"), ("d", '"x"')]
+
+
+def test_a_machine_that_drifted_is_no_verdict() -> None:
+    """A page that shows the figures of a clock that sank during the run as if they were of one machine."""
+    steady = a_report().model_copy(update={"steady": Steadiness(1.0, 1.02, 1.1)})
+    page = render(steady, choose(steady), {})
+    assert "The machine was steady: a fixed loop took 1.00 ms before and 1.02 ms after" in page and 'id="plot-over_time"' in page
+    drifted = steady.model_copy(update={"steady": Steadiness(1.0, 1.4, 1.1)})
+    states = {limit.limit: limit for limit in verdicts(drifted, drifted.variant("student int8_dynamic"))}
+    assert states["p90_ms"].state == "UNDECIDED" and states["size_mb"].state == "PASS"
+    assert states["p90_ms"].reason.startswith("invalid: the machine's clock drifted by +40% during the run")
+    assert "Invalid: the machine&#39;s clock drifted by +40%" in render(drifted, choose(drifted), {})
+    # What is stored is what was seen, and it comes back from the file.
+    assert Report.model_validate_json(drifted.model_dump_json()).steady == Steadiness(1.0, 1.4, 1.1)
+
+
+def test_a_long_run_is_shown(tmp_path: Path) -> None:
+    """A long run that was made and is not on the page, or one on a drifting clock that the page calls good."""
+    report = a_report()
+    windows = tuple(Window(at / 3, (1_000_000 + 5_000 * at, 1_100_000 + 5_000 * at)) for at in range(90))
+    for clock, words in ((Steadiness(1.0, 1.0), None), (Steadiness(1.0, 1.5), "this run is invalid")):
+        bench = {"how": "measured", "target": "board", "p90_limit_ms": 5.0, "sustained": Sustained(30.0, windows, clock).as_json()}
+        write_report(report, tmp_path / "report.json")
+        (tmp_path / "choice.json").write_text(json.dumps(as_json(choose(report))))
+        (tmp_path / "details.json").write_text("{}")
+        (tmp_path / "bench.json").write_text(json.dumps(bench))
+        page = render_run(tmp_path)
+        assert 'id="plot-sustained"' in page and "latency over 30 seconds" in page
+        assert ("this run is invalid" in page) == (words is not None)
+    figure = DATA_FIGURES["sustained"]({"bench": bench})
+    assert figure and [len(curve["y"]) for curve in figure["data"]] == [90, 90] and figure["data"][0]["y"][-1] > figure["data"][0]["y"][0]
+    (tmp_path / "bench.json").unlink()
+    assert "No long run was made." in render_run(tmp_path) and 'id="plot-sustained"' not in render_run(tmp_path)
+
+
+class Drifting:
+    """A runner whose machine loses half its clock in its first run, and then stays as it is."""
+
+    def __init__(self) -> None:
+        self.looked = 0
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        if "loop" in request:
+            self.looked += 1
+            return {"loop_ns": [1_000_000 if self.looked == 1 else 2_000_000] * request["loop"]}
+        times = {name: [1000] * len(request["texts"]) for name in ("tokenize_ns", "model_ns", "decode_ns")}
+        return {**times, "peak_bytes": 1, "answers": [{"target": 0}] * len(request["texts"])}
+
+
+def test_a_run_on_a_drifting_machine_is_done_again() -> None:
+    """Figures of two machines in one report, since the clock sank in between."""
+    params = benchmark.Params("name", "classify", {}, 16, (), {}, 0)
+    runner = Drifting()
+    seen, steady = benchmark._steadily({"student": runner}, params, ["a", "b"], ["student"])
+    assert steady and steady.valid and runner.looked == 4 and len(seen["student"].answers) == 2
+    assert benchmark._steadily({"student": Drifting()}, params, ["a", "b"], [])[1] is None
