@@ -66,6 +66,9 @@ class Target(Section):
                 raise ValueError(f'{folder}/{name} is for format "{theirs}", and the target\'s is "{self.format}"')
         if self.kv_cache != "f16" and self.format != "gguf":
             raise ValueError(f'kv_cache = "{self.kv_cache}" is of llama.cpp, and the target\'s format is "{self.format}"; leave it out')
+        known = getattr(plugins.find("links", self.link.kind), "KV_TYPES", None)
+        if known and self.kv_cache not in known:
+            raise ValueError(f'kv_cache = "{self.kv_cache}" is not had over the link "{self.link.kind}", which knows {", ".join(known)}')
         return self
 
     @model_validator(mode="after")

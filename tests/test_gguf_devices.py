@@ -8,12 +8,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgedistill import llama_build, llama_native, native, plugins
 from edgedistill.bundle_format import read_bundle, read_golden
 from edgedistill.errors import StageError, TargetError
-from edgedistill.links import local_cpp, qemu
+from edgedistill.links import local, local_cpp, qemu
 from edgedistill.stages import agree
 from edgedistill.stages.app import assemble
 from edgedistill.stages.bench import bench
@@ -22,6 +23,7 @@ from edgedistill.target import Link
 from tests.all_scripts import strings
 from tests.links.test_browser import request
 from tests.test_pipeline import edgedistill
+from tests.tiny_gguf import make_gguf_bundle
 
 NAMES = ("classify", "llama", "qwen2")
 ARM = {"cortex-a53": "aarch64", "cortex-a72": "aarch64", "cortex-a76": "aarch64", "cortex-a7": "armv7"}
@@ -49,6 +51,22 @@ def here(native_home: Path) -> Path:
     """The folder of the runner for this machine."""
     require(native.lacking(native.this_machine(), "llama_cpp"))
     return native.build(native.this_machine(), "llama_cpp")
+
+
+def test_memory_in_fewer_bits(here: Path, tmp_path: Path) -> None:
+    """A target's kv_cache that the runner in C++ does not heed, or heeds otherwise than the one in Python."""
+    bundle = make_gguf_bundle(tmp_path, "generate", head_dim=32)
+    asked = {"texts": ["hall to 4", "den off now please"], "wants": ["logits", "answers"]}
+    seen = {}
+    for kept in ("f16", "q8_0"):
+        hello = request(bundle) | {"kv_cache": kept}
+        for name, link in (("C++", local_cpp), ("Python", local)):
+            runner = link.open_runner(Link(kind="local"), "llama_cpp", hello)
+            seen[name, kept] = runner.ask(asked)["logits"]
+            runner.close()
+    for mine, other in zip(seen["C++", "q8_0"], seen["Python", "q8_0"], strict=True):
+        np.testing.assert_allclose(mine, other, atol=2e-3)
+    assert all(seen[name, "q8_0"] != seen[name, "f16"] for name in ("C++", "Python"))
 
 
 def edge(here: Path, *arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:

@@ -30,10 +30,10 @@ def settings_of(task: str) -> dict[str, Any]:
     return {"labels": ["a", "b", "c", "d", "e"] if task == "classify" else []}
 
 
-def make_gguf_bundle(folder: Path, task: str = "classify", kind: str = "llama", scheme: str = "gguf_q8_0") -> Path:
-    """`folder`/bundle, as compile would have written it for the laptop with llama.cpp. kind: of a decoder, in transformers' words."""
+def make_gguf_bundle(folder: Path, task: str = "classify", kind: str = "llama", scheme: str = "gguf_q8_0", **changes: int) -> Path:
+    """`folder`/bundle, as compile would have written it for the laptop with llama.cpp. kind, changes: of a decoder, in transformers' words."""
     if task == "generate":
-        gguf.export(tiny_decoder(folder / "model", kind), folder / "graphs", SENTENCES, MAX_TOKENS[task])
+        gguf.export(tiny_decoder(folder / "model", kind, **changes), folder / "graphs", SENTENCES, MAX_TOKENS[task])
     elif task == "classify":
         gguf.export(tiny_bert(folder / "model"), folder / "graphs", SENTENCES, MAX_TOKENS[task])
     else:

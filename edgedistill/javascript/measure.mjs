@@ -31,7 +31,7 @@ export class Runner {
   static async open(hello, read, ort, Tokenizer, openLlama) {
     const { labels, ...settings } = hello.settings;
     const format = hello.model.endsWith(".gguf") ? "gguf" : "onnx";
-    const manifest = { task: hello.task, format, labels, settings, max_tokens: hello.max_tokens, model: "model", tokenizer: "tokenizer" };
+    const manifest = { task: hello.task, format, labels, settings, max_tokens: hello.max_tokens, model: "model", tokenizer: "tokenizer", target: hello };
     const begin = performance.now();
     const files = (name) => (name === "manifest.json" ? new TextEncoder().encode(JSON.stringify(manifest)).buffer : read(name));
     const runner = Object.assign(new Runner(), { bundle: await Bundle.open(files, ort, Tokenizer, openLlama) });

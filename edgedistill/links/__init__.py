@@ -7,6 +7,7 @@ A link is a module with
 - `ready(link: target.Link) -> str | None`: None when it works from this machine, else what is missing and how to install it;
 - `open_runner(link: target.Link, runtime: str, request: dict, limits: Limits) -> Runner`: starts the runtime's runner with one model loaded;
 - `HOLDS_LIMITS`, the names of a target's limits that it holds the runner to, where it holds any;
+- `KV_TYPES`, in which its runner of llama.cpp can remember, where not in all of them (a target's `kv_cache`);
 - `identity(link, runtime) -> str`, where another program than our own Python answers: what it is, so that answers of an older one are not taken for its;
 - `instructions(link, request, texts, runtime) -> list[int]`, where the device is emulated: how many of its instructions the model takes for each text;
 - `footprint(link, request, limits) -> Size`, where the device has no system: the bytes of `flash` and `ram` that the program takes;

@@ -17,6 +17,7 @@ from edgedistill.target import Link
 
 HOW = "measured"
 ABOUT = "Node on this machine"
+KV_TYPES = ("f16",)  # node-llama-cpp lets nobody choose
 
 
 def ready(link: Link) -> str | None:
@@ -47,4 +48,4 @@ def open_runner(link: Link, runtime: str, request: dict[str, Any], limits: Limit
     return RunnerProcess(command, request, name="the runner in Node")
 
 
-__all__ = ["ABOUT", "HOW", "identity", "open_runner", "ready", "refuses"]
+__all__ = ["ABOUT", "HOW", "KV_TYPES", "identity", "open_runner", "ready", "refuses"]

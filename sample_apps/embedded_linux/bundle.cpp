@@ -22,6 +22,7 @@ Bundle::Bundle(const std::string& folder) : folder_(folder), manifest_(read_json
                        {"tokenizer", folder + "/" + name("tokenizer")},
                        {"max_tokens", manifest_.at("max_tokens")},
                        {"threads", manifest_.at("threads")},
+                       {"kv_cache", manifest_.at("target").value("kv_cache", "f16")},
                        {"task", name("task")},
                        {"settings", settings_}});
 }

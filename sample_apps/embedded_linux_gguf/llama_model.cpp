@@ -29,6 +29,13 @@ void listen(ggml_log_level level, const char* text, void*) {
   if (!line.empty() && (level == GGML_LOG_LEVEL_WARN || level == GGML_LOG_LEVEL_ERROR)) last_words = line;
 }
 
+// In which type keys and values are remembered, by the name that a target gives it.
+ggml_type memory_type(const std::string& name) {
+  for (const ggml_type one : {GGML_TYPE_Q8_0, GGML_TYPE_Q5_1, GGML_TYPE_Q5_0, GGML_TYPE_Q4_1, GGML_TYPE_Q4_0})
+    if (name == ggml_type_name(one)) return one;
+  throw std::runtime_error("llama.cpp does not remember in " + name);
+}
+
 // A model and a context with room for one text.
 class Loaded {
  public:
@@ -48,6 +55,10 @@ class Loaded {
     asked.n_seq_max = 1;
     asked.n_threads = asked.n_threads_batch = about.at("threads").get<int>();
     asked.embeddings = encoder;
+    if (const auto kept = about.value("kv_cache", "f16"); kept != "f16") {
+      asked.type_k = asked.type_v = memory_type(kept);
+      asked.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;  // llama.cpp reads quantized values by no other way
+    }
     context.reset(llama_init_from_model(model.get(), asked));
     if (!context) throw std::runtime_error("llama.cpp could not make room for " + std::to_string(room) + " tokens: " + last_words);
     vocabulary = llama_model_get_vocab(model.get());

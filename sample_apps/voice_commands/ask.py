@@ -14,6 +14,8 @@ from typing import Any
 
 from llama_cpp import Llama, LlamaGrammar
 
+KV_TYPES = {"q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8}  # ggml_type of ggml.h
+
 
 class Commands:
     """The bundle, loaded once."""
@@ -22,7 +24,11 @@ class Commands:
         self.manifest: dict[str, Any] = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
         most, settings = self.manifest["max_tokens"], self.manifest["settings"]
         threads = self.manifest["threads"]
-        self.model = Llama(str(bundle / self.manifest["model"]), n_ctx=most, n_threads=threads, n_threads_batch=threads, verbose=False)
+        kept = self.manifest["target"].get("kv_cache", "f16")  # quantized memory is read by flash attention alone
+        memory = {"type_k": KV_TYPES[kept], "type_v": KV_TYPES[kept], "flash_attn": True} if kept != "f16" else {}
+        self.model = Llama(
+            str(bundle / self.manifest["model"]), n_ctx=most, n_threads=threads, n_threads_batch=threads, verbose=False, **memory
+        )
         self.grammar = LlamaGrammar.from_string(settings["grammar"], verbose=False)
         self.around = [self.ids(part, special=True) for part in settings["prompt"]]
         self.most_answer = self.manifest["extra"]["stop"]["most_tokens"]

@@ -4,12 +4,17 @@ import { LoggerWithoutDebug, Wllama } from "./vendor/index.min.js";
 
 const TOP = 40; // tokens that are looked at first: nearly always one of them is allowed
 
+/** In which type keys and values are remembered; quantized ones are read by flash attention alone. */
+function memory({ kv_cache: type = "f16" }) {
+  return type === "f16" ? {} : { cache_type_k: type, cache_type_v: type, flash_attn: true };
+}
+
 /** model: ArrayBuffer of model.gguf. Throws what llama.cpp says of a file that it cannot load. */
-export async function openLlama(model, { max_tokens: room }, threads = 1) {
+export async function openLlama(model, { max_tokens: room, target = {} }, threads = 1) {
   const [single, multi] = ["single", "multi"].map((kind) => new URL(`vendor/${kind}-thread/wllama.wasm`, import.meta.url).href);
   const paths = { "single-thread/wllama.wasm": single, "multi-thread/wllama.wasm": multi };
   const llama = new Wllama(paths, { suppressNativeLog: true, logger: LoggerWithoutDebug });
-  await llama.loadModel([new Blob([model])], { n_ctx: room, n_batch: room, n_threads: threads });
+  await llama.loadModel([new Blob([model])], { n_ctx: room, n_batch: room, n_threads: threads, ...memory(target) });
   const pieces = (await llama.getVocab()).slice(-llama.getModelMetadata().hparams.nVocab); // of each token its bytes; wllama puts as many empty ones before
 
   /** The likeliest token that is allowed, and its probability among all. */
