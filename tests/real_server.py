@@ -20,11 +20,11 @@ KEY = "a-key-of-this-test"
 
 
 @contextmanager
-def real_server(folder: Path, *options: str, context: int = 512) -> Iterator[str]:
-    """Its base_url while it runs; the key is KEY. folder: of its log. options: more of the server's own."""
+def real_server(folder: Path, *options: str, context: int = 512, port: int = 0) -> Iterator[str]:
+    """Its base_url while it runs; the key is KEY. folder: of its log. options: more of the server's own. port: 0 for any that is free."""
     model = resolve(MODEL, folder=folder, cache=home() / "sources").path
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.bind(("127.0.0.1", port))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "llama_cpp.server", "--model", str(model), "--port", str(port), "--n_ctx", str(context)]
     command += ["--n_threads", "1", "--api_key", KEY, "--verbose", "false", *options]
