@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -38,29 +37,41 @@ def make_bundle(folder: Path, scheme: str = "onnx_int8_dynamic") -> Path:
     return seal(folder / "bundle", scheme)
 
 
-def seal(bundle: Path, scheme: str = "onnx_int8_dynamic") -> Path:
+def seal(
+    bundle: Path,
+    scheme: str = "onnx_int8_dynamic",
+    *,
+    name: str = "tiny",
+    task: str = "classify",
+    settings: dict[str, Any] | None = None,
+    texts: list[str] = SENTENCES,
+    max_tokens: int = MAX_TOKENS,
+    apart: float = QUANTIZED_APART,
+    target: str = "laptop-x86",
+) -> Path:
     """Golden vectors and the manifest, for what is in the folder now."""
-    laptop = find_target("laptop-x86")
-    params = Params("tiny", "classify", laptop.model_dump(mode="json"), MAX_TOKENS, (), {})
-    vectors, bound = golden_vectors(bundle, params, laptop, {"labels": LABELS}, SENTENCES, QUANTIZED_APART)
+    device, settings = find_target(target), settings or {"labels": LABELS}
+    facts = device.model_dump(mode="json")
+    vectors, bound = golden_vectors(bundle, Params(name, task, facts, max_tokens, (), {}), device, settings, texts, apart)
     write_golden(bundle / "golden.jsonl", vectors)
     manifest = Manifest(
-        name="tiny",
-        task="classify",
-        labels=LABELS,
-        format="onnx",
-        model="model.onnx",
+        name=name,
+        task=task,
+        labels=settings["labels"],
+        format=device.format,
+        model=device.model_file,
         tokenizer="tokenizer.json",
-        max_tokens=MAX_TOKENS,
+        max_tokens=max_tokens,
         scheme=scheme,
-        runtime="onnxruntime",
+        runtime=device.runtime,
         threads=1,
-        target=json.loads(laptop.model_dump_json()),
+        target=facts,
         files=digests(bundle),
         logit_bound=bound,
         measured={},
         versions={},
         lineage={},
+        settings={key: value for key, value in settings.items() if key != "labels"},
     )
     write_manifest(bundle, manifest)
     return bundle

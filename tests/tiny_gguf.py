@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from edgedistill import plugins
-from edgedistill.bundle_format import Manifest, digests, write_golden, write_manifest
 from edgedistill.exporters import gguf
 from edgedistill.models import load_model, load_tokenizer, save
-from edgedistill.stages.bundle import LLAMA_APART, Params, golden_vectors
-from edgedistill.target import find_target
+from edgedistill.stages.bundle import LLAMA_APART
 from edgedistill.tasks import generate
+from tests.tiny_bundle import seal
 from tests.tiny_decoders import tiny_decoder
 from tests.tiny_models import SENTENCES, tiny_bert
 
@@ -45,29 +43,5 @@ def make_gguf_bundle(folder: Path, task: str = "classify", kind: str = "llama", 
     plugins.find("quantizers", scheme).quantize(folder / "graphs", folder / "quantized", [], frozenset())
     shutil.copyfile(folder / "quantized" / "model.gguf", bundle / "model.gguf")
     shutil.copyfile(folder / "graphs" / "tokenizer.json", bundle / "tokenizer.json")
-    laptop, settings = find_target("laptop-x86-llama"), settings_of(task)
-    params = Params("tiny", task, laptop.model_dump(mode="json"), MAX_TOKENS[task], (), {})
-    vectors, bound = golden_vectors(bundle, params, laptop, settings, SENTENCES, LLAMA_APART)
-    write_golden(bundle / "golden.jsonl", vectors)
-    labels = settings.pop("labels")
-    manifest = Manifest(
-        name="tiny",
-        task=task,
-        labels=labels,
-        format="gguf",
-        model="model.gguf",
-        tokenizer="tokenizer.json",
-        max_tokens=MAX_TOKENS[task],
-        scheme=scheme,
-        runtime="llama_cpp",
-        threads=1,
-        target=json.loads(laptop.model_dump_json()),
-        files=digests(bundle),
-        logit_bound=bound,
-        measured={},
-        versions={},
-        lineage={},
-        settings=settings,
-    )
-    write_manifest(bundle, manifest)
-    return bundle
+    settings, room = settings_of(task), MAX_TOKENS[task]
+    return seal(bundle, scheme, task=task, settings=settings, max_tokens=room, apart=LLAMA_APART, target="laptop-x86-llama")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from edgedistill.bundle_format import Manifest, digests, write_golden, write_manifest
 from edgedistill.exporters.onnx import export
 from edgedistill.models import load_model, load_tokenizer, save
-from edgedistill.stages.bundle import FLOAT_APART, Params, golden_vectors
-from edgedistill.target import find_target
+from edgedistill.stages.bundle import FLOAT_APART
+from tests.tiny_bundle import seal
 from tests.tiny_models import SENTENCES, tiny_bert
 
 LABELS = ["O", "B-PLACE", "I-PLACE", "B-TIME", "I-TIME"]
@@ -36,27 +34,5 @@ def make_tag_bundle(folder: Path) -> Path:
     bundle.mkdir()
     for name in ("model.onnx", "tokenizer.json"):
         shutil.copyfile(folder / "graphs" / name, bundle / name)
-    laptop = find_target("laptop-x86")
-    params = Params("tiny-tags", "tag", laptop.model_dump(mode="json"), MAX_TOKENS, (), {})
-    vectors, bound = golden_vectors(bundle, params, laptop, {"labels": LABELS}, TEXTS, FLOAT_APART)
-    write_golden(bundle / "golden.jsonl", vectors)
-    manifest = Manifest(
-        name="tiny-tags",
-        task="tag",
-        labels=LABELS,
-        format="onnx",
-        model="model.onnx",
-        tokenizer="tokenizer.json",
-        max_tokens=MAX_TOKENS,
-        scheme="float",
-        runtime="onnxruntime",
-        threads=1,
-        target=json.loads(laptop.model_dump_json()),
-        files=digests(bundle),
-        logit_bound=bound,
-        measured={},
-        versions={},
-        lineage={},
-    )
-    write_manifest(bundle, manifest)
-    return bundle
+    settings = {"labels": LABELS}
+    return seal(bundle, "float", name="tiny-tags", task="tag", settings=settings, texts=TEXTS, max_tokens=MAX_TOKENS, apart=FLOAT_APART)
