@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edgedistill import plugins
-from edgedistill.bundle_format import Manifest, digests, write_golden, write_manifest
+from edgedistill.bundle_format import Manifest, digests, read_golden, read_manifest, write_golden, write_manifest
 from edgedistill.exporters import gguf
 from edgedistill.models import load_model, load_tokenizer, save
 from edgedistill.stages.bundle import LLAMA_APART, Params, golden_vectors
@@ -28,6 +29,14 @@ def settings_of(task: str) -> dict[str, Any]:
         found = generate.settings(ANSWERS, type("Options", (), {"prompt": "{text}".join(PROMPT)}))
         return {**found, "grammar": found["grammar"].replace("[0-9]{1,9}", "[0-9]")}
     return {"labels": ["a", "b", "c", "d", "e"] if task == "classify" else []}
+
+
+def shortened(bundle: Path, out: Path, vectors: int) -> Path:
+    """A copy with a few of its golden vectors, for where each takes seconds."""
+    copy = Path(shutil.copytree(bundle, out))
+    write_golden(copy / "golden.jsonl", [vector for vector in read_golden(copy / "golden.jsonl") if 0 < len(vector.text) < 100][:vectors])
+    write_manifest(copy, replace(read_manifest(copy), files=digests(copy)))
+    return copy
 
 
 def make_gguf_bundle(folder: Path, task: str = "classify", kind: str = "llama", scheme: str = "gguf_q8_0") -> Path:
