@@ -23,7 +23,7 @@ from edgedistill.target import Link
 from tests.all_scripts import strings
 from tests.links.test_browser import request
 from tests.test_pipeline import edgedistill
-from tests.tiny_gguf import make_gguf_bundle
+from tests.tiny_gguf import make_gguf_bundle, shortened
 
 NAMES = ("classify", "llama", "qwen2")
 ARM = {"cortex-a53": "aarch64", "cortex-a72": "aarch64", "cortex-a76": "aarch64", "cortex-a7": "armv7"}
@@ -170,7 +170,7 @@ def test_what_cannot_be_run_is_said(monkeypatch: pytest.MonkeyPatch, native_home
 
 @pytest.mark.long
 @pytest.mark.parametrize("machine", ["aarch64", "armv7"])
-def test_golden_vectors_on_arm(native_home: Path, gguf_bundles: dict[str, Path], machine: str) -> None:
+def test_golden_vectors_on_arm(native_home: Path, gguf_bundles: dict[str, Path], machine: str, tmp_path: Path) -> None:
     """llama.cpp that writes otherwise on ARM, or a 32-bit build that reads sizes wrongly. Builds llama.cpp, minutes, when it is not there yet."""
     cpus = [cpu for cpu, of in ARM.items() if of == machine]
     require(qemu.ready(Link(kind="qemu", cpu=cpus[0])))
@@ -182,16 +182,16 @@ def test_golden_vectors_on_arm(native_home: Path, gguf_bundles: dict[str, Path],
             assert done.returncode == 0, done.stdout + done.stderr
             assert json.loads(done.stdout)["golden"] == "equal"
     target = {"aarch64": "raspberry-pi-4-llama", "armv7": "armv7-board"}[machine]
-    result = bench(gguf_bundles["llama"], target)
+    result = bench(shortened(gguf_bundles["llama"], tmp_path / "few", 4), target)
     assert result.golden is not None and result.golden.good and result.how == "emulated" and result.timings.model_ns == []
-    assert len(result.instructions) == 8 and min(result.instructions) > 100_000, result.uncounted
+    assert len(result.instructions) == 4 and min(result.instructions) > 100_000, result.uncounted
 
 
 @pytest.mark.long
-def test_one_bundle_everywhere(native_home: Path, gguf_bundles: dict[str, Path]) -> None:
+def test_one_bundle_everywhere(native_home: Path, gguf_bundles: dict[str, Path], tmp_path: Path) -> None:
     """A place that is left out of `verify --everywhere` because it was once for ONNX alone."""
     require(qemu.ready(Link(kind="qemu", cpu="cortex-a7")))
-    places = {place.name: place for place in agree.agree(gguf_bundles["llama"])}
+    places = {place.name: place for place in agree.agree(shortened(gguf_bundles["llama"], tmp_path / "few", 8))}
     assert set(places) == {*agree.PLACES, *agree.LLAMA_PLACES}
     for name, place in places.items():
         assert place.result is not None and place.result.good, f"{name}: {place.missing or place.result}"

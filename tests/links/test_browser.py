@@ -175,9 +175,9 @@ def test_javascript_answers_as_the_tasks_do(tmp_path: Path) -> None:
             cases.append([{"task": task, "labels": labels, "settings": settings}, logits.tolist(), wanted])
     (tmp_path / "cases.json").write_text(json.dumps(cases))
     code = (
-        f"import {{ answer }} from {json.dumps(str(javascript.bundle_code()))}; import {{ readFileSync }} from 'node:fs';"
+        f"import {{ answer }} from {json.dumps(str(javascript.bundle_code()[0]))}; import {{ readFileSync }} from 'node:fs';"
         f"const cases = JSON.parse(readFileSync({json.dumps(str(tmp_path / 'cases.json'))}));"
-        "console.log(JSON.stringify(cases.map(([manifest, logits]) => answer(manifest, Float32Array.from(logits)))))"
+        "console.log(JSON.stringify(cases.map(([manifest, logits]) => answer(manifest, { logits: Float32Array.from(logits) }))))"
     )
     done = subprocess.run(["node", "--input-type=module", "-e", code], capture_output=True, text=True, check=True)
     for (manifest, _, wanted), said in zip(cases, json.loads(done.stdout), strict=True):
