@@ -37,6 +37,11 @@ class Target(Section):
     about: str = Field(description="maker, model, processor, memory, system")
     isa: str = Field(description="instruction set the binary may use, such as x86-64-v3 or armv8-a")
     runtime: str = Field(description="a file in runtimes/")
+    runtime_version: str | None = Field(
+        None,
+        pattern=r"^[0-9]+(\.[0-9]+){1,2}$",
+        description="release of the runtime on the device, where it may be older than the one here",
+    )
     format: Literal["onnx", "gguf"] = Field("onnx", description="format of the binary")
     schemes: list[str] = Field(min_length=1, description="files in quantizers/ that make sense on this device")
     threads: int = Field(1, ge=1, le=256, description="threads of the runtime")

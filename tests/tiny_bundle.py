@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ def target(kind: str = "local", **changes: Any) -> Target:
     return find_target("laptop-x86").model_copy(update={"link": Link(kind=kind, **options), **changes})
 
 
-def make_bundle(folder: Path, scheme: str = "onnx_int8_dynamic") -> Path:
-    """`folder`/bundle, as compile would have written it for the laptop."""
+def make_bundle(folder: Path, scheme: str = "onnx_int8_dynamic", model: Callable[[Path], Path] = tiny_bert) -> Path:
+    """`folder`/bundle, as compile would have written it for the laptop. model: writes the student into a folder and gives it."""
     from tokenizers import Tokenizer
 
-    export(tiny_bert(folder / "model"), folder / "graphs", SENTENCES, MAX_TOKENS)
+    export(model(folder / "model"), folder / "graphs", SENTENCES, MAX_TOKENS)
     tokenizer = Tokenizer.from_file(str(folder / "graphs" / "tokenizer.json"))
     rows = batches([tokenizer.encode(text).ids for text in SENTENCES], 0)
     (folder / "bundle").mkdir()

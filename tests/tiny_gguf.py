@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill import plugins
-<<<<<<< HEAD
-=======
-from edgedistill.bundle_format import Manifest, digests, read_golden, read_manifest, write_golden, write_manifest
->>>>>>> gguf-devices
+from edgedistill.bundle_format import digests, read_golden, read_manifest, write_golden, write_manifest
 from edgedistill.exporters import gguf
 from edgedistill.models import load_model, load_tokenizer, save
 from edgedistill.stages.bundle import LLAMA_APART
@@ -33,10 +30,6 @@ def settings_of(task: str) -> dict[str, Any]:
     return {"labels": ["a", "b", "c", "d", "e"] if task == "classify" else []}
 
 
-<<<<<<< HEAD
-def make_gguf_bundle(folder: Path, task: str = "classify", kind: str = "llama", scheme: str = "gguf_q8_0", **changes: int) -> Path:
-    """`folder`/bundle, as compile would have written it for the laptop with llama.cpp. kind, changes: of a decoder, in transformers' words."""
-=======
 def shortened(bundle: Path, out: Path, vectors: int) -> Path:
     """A copy with a few of its golden vectors, for where each takes seconds."""
     copy = Path(shutil.copytree(bundle, out))
@@ -45,9 +38,8 @@ def shortened(bundle: Path, out: Path, vectors: int) -> Path:
     return copy
 
 
-def make_gguf_bundle(folder: Path, task: str = "classify", kind: str = "llama", scheme: str = "gguf_q8_0") -> Path:
-    """`folder`/bundle, as compile would have written it for the laptop with llama.cpp. kind: of a decoder, in transformers' words."""
->>>>>>> gguf-devices
+def make_gguf_bundle(folder: Path, task: str = "classify", kind: str = "llama", scheme: str = "gguf_q8_0", **changes: int) -> Path:
+    """`folder`/bundle, as compile would have written it for the laptop with llama.cpp. kind, changes: of a decoder, in transformers' words."""
     if task == "generate":
         gguf.export(tiny_decoder(folder / "model", kind, **changes), folder / "graphs", SENTENCES, MAX_TOKENS[task])
     elif task == "classify":

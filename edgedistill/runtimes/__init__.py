@@ -12,6 +12,6 @@ is not "f16" (`llama.load`); out: {"load_ms", "cold_start_ms", "baseline_bytes",
 repeat each text to n tokens), "wants": [] or any of "answers", "logits", "ids"}; out: {"tokenize_ns", "model_ns", "decode_ns": […], "peak_bytes"} and
 a list of each that was wanted, answers as the task gives them. Where answers are written: in also "constrained" (false: without the grammar), out
 also {"prompt_tokens", "answer_tokens", "first_ns": […]}, and "logits" are the log-probabilities of the tokens written. In: {"loop": n}; out:
-{"loop_ns": […]}, n times the same arithmetic of a few milliseconds (`steady.py`). The JavaScript runners of decoders also take
-{"forced": {"ids", "answer"}}: out {"forced": […]}, the likeliest token at each place of a given answer. End of input ends the runner. A failure is {"error": "…"}.
+{"loop_ns": […]}, n times the same arithmetic of a few milliseconds (`steady.py`). The JavaScript runners of decoders also take {"forced": {"ids",
+"answer"}}: out {"forced": […]}, the likeliest token at each place of a given answer. End of input ends the runner. A failure is {"error": "…"}.
 """

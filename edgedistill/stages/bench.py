@@ -24,6 +24,7 @@ from edgedistill.latency_model import Estimate
 from edgedistill.links import Runner, how, stood_in
 from edgedistill.progress import tick
 from edgedistill.report import PERCENTILE, Figure, State, Timings, early_stopping, percentile_ms
+from edgedistill.runtime_support import require_supported
 from edgedistill.stages.verify import Result, hello, on_runner, summary
 from edgedistill.steady import Steadiness, Sustained, loops, sustain
 from edgedistill.target import Target, find_target
@@ -184,6 +185,7 @@ def bench(folder: Path, target_name: str | None = None, sustained: float | None 
         raise InputError(
             f"the bundle is {manifest.format}, {target.name} runs {target.format}.", where=str(folder), write="Compile for that target."
         )
+    require_supported(target, folder / manifest.model, manifest.name)
     target = stood_in(target)
     link, worth = plugins.find("links", target.link.kind), how(target.link)
     if lacking := link.ready(target.link):

@@ -29,6 +29,7 @@ from edgedistill.limits import NONE, Limits
 from edgedistill.links import Runner, how, local
 from edgedistill.progress import tick
 from edgedistill.report import Gains, Report, Timings, Variant, Writing, write_report
+from edgedistill.runtime_support import require_supported
 from edgedistill.serving import first_line, open_tokenizer, writes
 from edgedistill.stages.prepare import read_settings
 from edgedistill.stages.teach import ANSWERS
@@ -78,6 +79,9 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
     """
     target = Target(**params.target)
     link = plugins.find("links", target.link.kind)
+    for entry in params.entries:
+        if entry.role == "student":
+            require_supported(target, files[f"{entry.id}_model"] / target.model_file, f"the scheme {entry.scheme}")
     rows = read_rows(prepared / "test.parquet")
     task, settings = plugins.find("tasks", params.task), read_settings(prepared)
     worth = how(target.link)

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedistill import plugins
+from edgedistill.int8_safety import require_saturation_free
 from edgedistill.progress import tick
 from edgedistill.stages.prepare import read_settings
 from edgedistill.stages.teach import teacher_logits
@@ -75,6 +76,8 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
     def loss_with(keep: frozenset[str], folder: Path) -> Loss:
         folder.mkdir(exist_ok=True)
         quantizer.quantize(graphs, folder, calibration, keep)
+        if quantizer.FORMAT == "onnx":  # whoever wrote the quantizer: a binary that saturates on some x86 is no candidate anywhere
+            require_saturation_free(folder / file)
         return compare(task, settings, asked.texts, reference, asked.said(folder / file), asked.teacher)
 
     keep: frozenset[str] = frozenset()

@@ -57,7 +57,7 @@ def instructions() -> list[int]:
             "settings": {"labels": LABELS},
         }
         texts = [" ".join(["w7"] * (tokens - 2)) for tokens in LENGTHS]
-        found += qemu._counted(link, request | {"first_text": texts[0]}, texts)
+        found += qemu._counted(link, request | {"first_text": texts[0]}, texts)[0]
     return found
 
 
