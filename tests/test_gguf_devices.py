@@ -176,7 +176,8 @@ def test_golden_vectors_on_arm(native_home: Path, gguf_bundles: dict[str, Path],
     require(qemu.ready(Link(kind="qemu", cpu=cpus[0])))
     for cpu in cpus:
         for name in NAMES if cpu == cpus[0] else NAMES[:2]:
-            bundle = gguf_bundles[name]
+            few = tmp_path / f"{cpu}-{name}"
+            bundle = gguf_bundles[name] if cpu == cpus[0] else shortened(gguf_bundles[name], few, 12)
             command = [*qemu.command(qemu.CPUS[cpu], program="edge", runtime="llama_cpp"), "--bundle", str(bundle), "--golden"]
             done = subprocess.run(command, capture_output=True, text=True, timeout=600)
             assert done.returncode == 0, done.stdout + done.stderr

@@ -19,7 +19,9 @@ from edgedistill.bundle_format import read_golden
 from edgedistill.errors import StageError, TargetError
 from edgedistill.links import adb
 from edgedistill.stages.bench import bench
+from edgedistill.stages.verify import on_runner
 from edgedistill.target import Link, find_target
+from tests.links.test_browser import request
 from tests.phone import Phone
 from tests.test_pipeline import edgedistill
 
@@ -85,6 +87,19 @@ def test_a_bundle_is_measured_on_the_phone(phone: Phone, tiny_bundle: Path) -> N
     result = bench(tiny_bundle, str(target(phone)))
     assert len(result.timings.model_ns) >= 1000 and result.cold_start_ms is not None and 0 < result.cold_start_ms < 60_000
     assert {path: path.stat().st_mtime_ns for path in (phone.folder / "there").rglob("*")} == sent
+
+
+def test_a_decoder_writes_on_the_phone(phone: Phone, gguf_bundles: dict[str, Path]) -> None:
+    """llama.cpp's libraries that stay here, so that the runner does not start there."""
+    bundle = gguf_bundles["llama"]
+    if missing := native.lacking(native.this_machine(), "llama_cpp"):
+        pytest.skip(missing)
+    runner = adb.open_runner(find_target(str(target(phone))).link, "llama_cpp", request(bundle))
+    try:
+        result = on_runner("tiny", 0.001, list(read_golden(bundle / "golden.jsonl"))[:8], runner)
+    finally:
+        runner.close()
+    assert result.good and result.vectors == 8, result.wrong
 
 
 def test_the_phone_says_what_it_is(phone: Phone) -> None:

@@ -18,6 +18,7 @@ from edgedistill.errors import DeviceMemoryError, StageError, TargetError
 from edgedistill.limits import Limits
 from edgedistill.links import ssh
 from edgedistill.stages.bench import bench
+from edgedistill.stages.verify import on_runner
 from edgedistill.target import Link
 from tests.links.test_browser import request
 from tests.test_pipeline import edgedistill
@@ -118,6 +119,20 @@ def test_a_bundle_is_measured_on_the_board(board: Board, tiny_bundle: Path) -> N
     assert {path: path.stat().st_mtime_ns for path in (board.folder / "board").rglob("*")} == sent
     facts = ssh.machine(board.link())
     assert facts["system"].startswith("Linux ") and facts["cpu"] != "processor unknown"
+
+
+def test_a_decoder_writes_on_the_board(board: Board, gguf_bundles: dict[str, Path]) -> None:
+    """llama.cpp's libraries that stay here, so that the runner does not start there."""
+    bundle = gguf_bundles["llama"]
+    if missing := native.lacking(native.this_machine(), "llama_cpp"):
+        pytest.skip(missing)
+    runner = ssh.open_runner(board.link(), "llama_cpp", request(bundle))
+    try:
+        result = on_runner("tiny", 0.001, list(read_golden(bundle / "golden.jsonl"))[:8], runner)
+    finally:
+        runner.close()
+    assert result.good and result.vectors == 8, result.wrong
+    assert "libllama.so.0" in {path.name for path in (board.folder / "board").rglob("*")}
 
 
 def test_the_board_is_held_to_its_limits(board: Board, tiny_bundle: Path) -> None:
