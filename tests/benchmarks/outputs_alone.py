@@ -78,12 +78,14 @@ start  = "{start}"
 layers = [0, 2, 5]
 [distill]
 steps         = 600
+control       = false
 batch_size    = 32
 learning_rate = 2e-4
 [compile]
 targets = ["laptop-x86"]
 [budget]
 accuracy_drop = 0.99
+p90_ms = 1000
 """
 
 
@@ -105,7 +107,7 @@ def main() -> None:
         (folder / "endpoint.toml").write_text("\n".join(lines))
         (folder / "questions.txt").write_text("\n".join(texts), encoding="utf-8")
         (folder / "recipe.toml").write_text(STUDENT.format(start=demo.teacher.model))
-        (made,) = compile(read_recipe(folder / "recipe.toml"), out=folder / "out", store=Store(folder / "store"))
+        (made,) = compile(read_recipe(folder / "recipe.toml"), out=folder / "out", store=Store(home() / "store"))
         assert made.bundle is not None and verify(made.bundle).good, made.choice.reasons
     report, student = made.report, made.report.variant(made.choice.chosen)
     by_key = {text_key(text): label for text, label in gold.items()}
