@@ -152,12 +152,12 @@ def bench(
 @app.command()
 def calibrate(
     target: Annotated[str, typer.Option("--target", "-t", help="The target whose device is at hand, by name or path.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the [calibration] table to this file, too.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the calibration table to this file, too.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a set of graphs on a device and fit what their operations cost there, for estimates without it.
 
-    Prints the [calibration] table for the target's file, and how far estimates of graphs that were left out are off.
+    Prints the calibration table for the target's file, and how far estimates of graphs that were left out are off.
     """
     from edgedistill.stages.calibrate import calibrate as measure
 

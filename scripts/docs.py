@@ -9,19 +9,23 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edgedistill import plugins
+from edgedistill import cli, plugins
 from edgedistill.recipe import Recipe
 from edgedistill.target import Target, find_target, target_names
 
 DOCS = Path(__file__).parent.parent / "docs"
-VERBS = ("compile", "plan", "bench", "verify", "compare", "report", "init", "app", "trim", "targets", "schema", "doctor")
+
+
+def verbs() -> list[str]:
+    """All that the command line has, in the order in which it lists them."""
+    return [command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback]
 
 
 def documents() -> dict[str, str]:
     """File name → content, as of the code."""
     wide = os.environ | {"COLUMNS": "120", "TERM": "dumb", "NO_COLOR": "1", "TERMINAL_WIDTH": "120"}
     parts = ["# The verbs", "", "Made by `make docs` from `--help`; do not edit.", ""]
-    for verb in VERBS:
+    for verb in verbs():
         done = subprocess.run(
             [sys.executable, "-m", "edgedistill.cli", verb, "--help"], capture_output=True, text=True, env=wide, check=True
         )
