@@ -194,6 +194,8 @@ def test_one_bundle_everywhere(native_home: Path, gguf_bundles: dict[str, Path],
     require(qemu.ready(Link(kind="qemu", cpu="cortex-a7")))
     places = {place.name: place for place in agree.agree(shortened(gguf_bundles["llama"], tmp_path / "few", 8))}
     assert set(places) == {*agree.PLACES, *agree.LLAMA_PLACES}
+    board = places.pop("Cortex-M3 without a system, C")
+    assert board.missing == "the task is generate, and the program of a board answers classify, embed, multi_label, score."
     for name, place in places.items():
         assert place.result is not None and place.result.good, f"{name}: {place.missing or place.result}"
 
