@@ -35,6 +35,9 @@ def runs(native_home: Path) -> None:
         pytest.skip("node-llama-cpp's library is taken for 64-bit x86 Linux alone")
 
 
+NEAR_TIE = 0.1  # of a logit
+
+
 @pytest.mark.parametrize("link", WHERE)
 @pytest.mark.parametrize("name", ["llama", "qwen2"])
 def test_golden_vectors(runs: None, gguf_bundles: dict[str, Path], link: Link, name: str) -> None:
@@ -67,9 +70,11 @@ def test_the_likeliest_tokens_are_the_same(runs: None, gguf_bundles: dict[str, P
     same = total = 0
     try:
         for vector, answer in zip(golden, answers, strict=True):
-            wanted = decoder.logits([*vector.ids, *answer])[len(vector.ids) - 1 : -1].argmax(-1).tolist()
+            logits = decoder.logits([*vector.ids, *answer])[len(vector.ids) - 1 : -1]
             found = runner.ask({"forced": {"ids": vector.ids, "answer": answer}})["forced"]
-            same, total = same + sum(one == other for one, other in zip(found, wanted, strict=True)), total + len(wanted)
+            # Of weights that learned nothing, some of the likeliest tokens lead by next to nothing: two of 194 in the page.
+            behind = logits.max(-1) - logits[range(len(found)), found]
+            same, total = same + int((behind < NEAR_TIE).sum()), total + len(found)
     finally:
         runner.close()
     assert total > 150 and same / total >= 0.99, f"{same} of {total}"
