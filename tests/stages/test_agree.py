@@ -28,8 +28,9 @@ def test_a_bundle_answers_alike_everywhere(native_home: Path, tiny_bundle: Path)
     done = edgedistill("verify", tiny_bundle, "--everywhere", "--json", home=native_home, check=0)
     result = json.loads(done.stdout)
     ran = [place for place in result["places"] if "vectors" in place]
-    if os.environ.get("CI"):
-        assert len(ran) == len(PLACES), result
+    if os.environ.get("CI"):  # all but the board that runs static students only
+        left = [place["name"] for place in result["places"] if "vectors" not in place]
+        assert left == ["Cortex-M3 without a system, C"] and len(ran) == len(PLACES) - 1, result
     assert all(place["good"] and place["worst_logit"] <= 0.05 for place in ran)
     assert result["verdict"].startswith(
         f"All {ran[0]['vectors']} golden vectors agree on {len(ran)} of {len(ran)} (this machine is one with"
