@@ -88,14 +88,20 @@ def write(
     most: int,
     *,
     temperature: float = 0.0,
+    top_p: float = 1.0,
     rows: int = ROWS_A_BATCH,
     told: Callable[[int], None] = lambda done: None,
 ) -> list[list[int]]:
-    """The answer to each prompt, greedy or sampled, at most `most` tokens; the stop token is the last where it came to one."""
+    """The answer to each prompt, greedy or sampled, at most `most` tokens; the stop token is the last where it came to one.
+
+    temperature: 0 takes the likeliest token. top_p: draws among the likeliest tokens that together have this probability.
+    """
     stop = stop_token(model)
     order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
     found: list[list[int]] = [[] for _ in prompts]
-    how: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    how: dict[str, Any] = (
+        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": top_p} if temperature else {"do_sample": False}
+    )
     was = model.training
     model.eval()
     with torch.no_grad(), quiet():

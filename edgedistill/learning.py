@@ -78,8 +78,9 @@ class Students:
         """labels: soft labels that take the place of the teacher's, in later rounds. scheme, graphs: the quantizer that a finished student
         learns on through, and its float graphs."""
         recipe = self.recipe
-        # What is asked of one round does not depend on how many there are.
-        once = recipe.distill.model_copy(update={"rounds": 1, "round_teacher": "average", "through_quantizer": "when_needed"})
+        # What is asked of one round does not depend on how many there are, nor on which controls stand beside it.
+        alone = {"rounds": 1, "round_teacher": "average", "through_quantizer": "when_needed", "control": True}
+        once = recipe.distill.model_copy(update=alone)
         params = distill.Params(run, student, once, recipe.task, self.on.precision, recipe.seed, share, scheme)
         watched = {"teacher": self.teacher} if needs_of(recipe.distill.losses) & (TOKEN_LEVEL | {OWN_TEXT}) else {}
         inputs = {"prepared": self.prepared, "transfer": self.texts, "labels": labels or self.labels, "start": weights, **watched}

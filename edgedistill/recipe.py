@@ -158,6 +158,24 @@ def _default_methods() -> dict[Method, float]:
     return {"similar": 0.4, "replace": 0.24, "recombine": 0.18, "delete": 0.12, "typo": 0.036, "case": 0.024}
 
 
+class Writer(Section):
+    """`[transfer.writer]`: a small language model that is taught the training texts and writes new ones of their kind."""
+
+    model: str = Field(description="a decoder: a transformers folder or its GGUF, as a path, hf:… or pypi:…")
+    license: str | None = Field(
+        None, description="SPDX name of the terms under which its texts may be learned from; unknown stops the build"
+    )
+    license_basis: str | None = Field(None, description="where the licence is stated, for the record")
+    growth: float = Field(
+        4, gt=0, le=100, description="how many texts it writes, in multiples of the training rows; they count into transfer.growth"
+    )
+    epochs: float = Field(2, gt=0, description="passes over the texts; more, and it repeats them")
+    learning_rate: float = Field(3e-4, gt=0, description="peak learning rate of AdamW")
+    batch_size: int = Field(32, gt=0, description="texts a step")
+    temperature: float = Field(1.0, gt=0, description="at which it writes: higher is more varied")
+    top_p: float = Field(0.95, gt=0, le=1, description="only the likeliest tokens that together have this probability are drawn")
+
+
 class Transfer(Section):
     """`[transfer]`: the unlabelled texts that the teacher labels for the student."""
 
@@ -182,6 +200,9 @@ class Transfer(Section):
     )
     choose: Literal["active", "random"] = Field(
         "active", description="with teacher.calls: where a quick student is unsure, or at random, which is what active must beat"
+    )
+    writer: Writer | None = Field(
+        None, description="a language model that writes further texts; else they are grown alone", exclude_if=lambda writer: writer is None
     )
 
 
@@ -264,7 +285,9 @@ class Distill(Section):
         "when_needed",
         description="quantization-aware training: when a quantized binary loses more than its part of the budget, always, or never",
     )
-    control: bool = Field(True, description="train the control students that prove the gain")
+    control: bool | Literal["labels"] = Field(
+        True, description="train the control students that prove the gain; labels: only the one of the labels alone"
+    )
     processes: int = Field(1, gt=0, description="training processes on this machine")
 
     @field_validator("losses")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from edgedistill import plugins
 from edgedistill.errors import RecipeError
 from edgedistill.features import EMBEDDING, needs_of
 from edgedistill.making import Making
-from edgedistill.recipe import Member, Recipe, Rule, alone
+from edgedistill.recipe import Member, Recipe, Rule, Teacher, alone
 from edgedistill.serving import writes
 from edgedistill.sources import Source
-from edgedistill.stages import ask, combine, teach, write
+from edgedistill.stages import ask, combine, compose, teach, write
 from edgedistill.store import Artifact, Keyed
 
 
@@ -110,6 +111,23 @@ def combined(
         f"teacher_{place}": one.artifact for place, one in enumerate(teachers)
     }
     return on.make(combine.COMBINE, params, prepared=prepared, **inputs)
+
+
+def composed(on: Making, held_out: float, prepared: Keyed) -> tuple[dict[str, Keyed], dict[str, Any]]:
+    """(texts that a language model wrote for the transfer set, the record of who wrote them); nothing where the recipe names no writer.
+
+    held_out: share of the real texts that it must not read.
+    """
+    recipe, writer = on.recipe, on.recipe.transfer.writer
+    if writer is None:
+        return {}, {}
+    model = on.source(writer.model, "transfer.writer.model")
+    asked = Teacher(kind="causal_lm", model=writer.model, license=writer.license, license_basis=writer.license_basis)
+    terms = teach.check_terms(asked, model.path, "transfer.writer.license")
+    folder = on.make(write.UNPACK, write.UnpackParams("causal_lm", recipe.task, None), model=model)
+    params = compose.Params(writer, held_out, recipe.student.max_tokens, on.precision, recipe.seed)
+    written = on.make(compose.COMPOSE, params, prepared=prepared, model=folder)
+    return {"written": written}, {"writer": {**terms, "model": model.origin, "sha256": model.key}}
 
 
 # --- what a teacher can be asked for -----------------------------------------------------------------------------------------------------

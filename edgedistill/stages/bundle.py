@@ -118,7 +118,7 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, student: P
     model, graphs = files[f"{chosen.id}_model"], files[f"{chosen.id}_graphs"]
     lineage = {
         **params.lineage,
-        "transfer": _facts(transfer, "rows", "training_rows", "traffic_rows", "grown_rows", "methods"),
+        "transfer": _facts(transfer, "rows", "training_rows", "traffic_rows", "written_rows", "grown_rows", "methods"),
         "student": _facts(student, "architecture", "layers", "layers_before", "width", "vocabulary", "steps", "batch_size", "losses"),
         "versions": package_versions(target),
     }

@@ -44,20 +44,18 @@ class Params:
     slices: dict[str, str | SliceByColumn]
 
 
-def run(out: Path, params: Params, *, prepared: Path, model: Path) -> None:
+def run(out: Path, params: Params, *, prepared: Path, model: Path, written: Path | None = None) -> None:
     """Writes `transfer.parquet` (training rows first, with their labels; the rest has none), `held_out.parquet`,
-    `families.parquet` (which text was grown from which) and `facts.json`.
+    `families.parquet` (which text was grown from which) and `facts.json`. written: texts of a language model that read the real ones.
     """
     options = params.transfer
-    train, test = read_rows(prepared / "train.parquet"), read_rows(prepared / "test.parquet")
-    traffic = read_rows(prepared / "traffic.parquet").texts if (prepared / "traffic.parquet").is_file() else []
-    known = set(train.keys)
-    traffic = [row for row in make_rows(traffic).texts if row not in known]
-    train, traffic, held = _hold_out(train, traffic, options.held_out or 0.0, params.seed)
-    seeds = [*train.texts, *traffic]
+    test = read_rows(prepared / "test.parquet")
+    train, traffic, held = real_texts(prepared, options.held_out or 0.0, params.seed)
+    clean = _Cleaner([*test.texts, *held.texts], params.near_duplicate)
+    composed = clean(read_rows(written / "written.parquet").texts) if written is not None else []
+    seeds = [*train.texts, *traffic, *composed]
     wanted = max(0, round((options.pool or options.growth) * len(train)) - len(seeds))
     near = neighbours(seeds, *token_table(model)) if options.methods.get("similar") else None
-    clean = _Cleaner([*test.texts, *held.texts], params.near_duplicate)
 
     # Case changes must count as new texts, yet a test text in other case must not come out: two forms, two checks.
     barred = [*seeds, *test.texts, *held.texts]
@@ -75,6 +73,7 @@ def run(out: Path, params: Params, *, prepared: Path, model: Path) -> None:
         "rows": len(texts),
         "training_rows": len(train),
         "traffic_rows": len(traffic),
+        "written_rows": len(composed),
         "grown_rows": len(grown),
         "held_out_rows": len(held),
         "dropped_like_test": clean.dropped,
@@ -83,6 +82,14 @@ def run(out: Path, params: Params, *, prepared: Path, model: Path) -> None:
         "examples": grown[:: max(1, len(grown) // 5)][:5],
     }
     (out / "facts.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def real_texts(prepared: Path, held_out: float, seed: int) -> tuple[Rows, list[str], Rows]:
+    """(training rows, traffic, held-out rows) of a prepared data set; the same share and seed hold out the same rows."""
+    train = read_rows(prepared / "train.parquet")
+    traffic = read_rows(prepared / "traffic.parquet").texts if (prepared / "traffic.parquet").is_file() else []
+    known = set(train.texts)
+    return _hold_out(train, [text for text in dict.fromkeys(traffic) if text not in known], held_out, seed)
 
 
 def _hold_out(train: Rows, traffic: Sequence[str], share: float, seed: int) -> tuple[Rows, list[str], Rows]:
