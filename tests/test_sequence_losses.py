@@ -116,7 +116,8 @@ def test_the_teachers_thoughts_by_hand(decoder: Any) -> None:
 
 
 def test_own_answers_are_written_scored_and_used_again(decoder: Any) -> None:
-    """On-policy distillation that learns from the fixed answers after all, or whose replay writes every time.
+    """On-policy distillation that learns from the fixed answers after all, whose replay writes every time, or that lets a student write
+    before it has learned to.
 
     A student that is its own teacher is at rest whatever it writes.
     """
@@ -130,13 +131,16 @@ def test_own_answers_are_written_scored_and_used_again(decoder: Any) -> None:
             return {str(place): place for place in range(decoder.config.vocab_size)}
 
     student = copy.deepcopy(decoder)
-    loss = {"kind": "on_policy", "weight": 1.0, "share": 1.0, "replay": 3}
-    objective = Objective([loss], student, 2, 5, Judge(decoder, Ids(Same(), Same())), 0)
+    loss = {"kind": "on_policy", "weight": 1.0, "share": 1.0, "replay": 3, "after": 0.25}
+    objective = Objective([loss], student, 2, 5, Judge(decoder, Ids(Same(), Same())), 0, 8)
     objective.train()
     made = [([5, 6, 7, 8], [-1, -1, 8, 2]), ([9, 9, 9], [-1, 7, 2])]
     labels = torch.tensor([[-1, -1, 8, 2], [-1, 7, 2, -1]])
     inputs = {name: torch.from_numpy(values) for name, values in pad([ids for ids, _ in made], 2).items()}
     none = {name: torch.zeros(2, 2, 1) for name in ("teacher_ids", "teacher_logs")} | {"teacher_tail": torch.zeros(2, 2)}
+    for _ in range(2):  # a quarter of eight steps
+        objective(**inputs, labels=labels, **none)
+    assert objective.written == 0
     for turn in range(6):
         value = objective(**inputs, labels=labels, **none)
         assert objective.written == 2 * (turn // 3 + 1)

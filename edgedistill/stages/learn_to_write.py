@@ -69,7 +69,8 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
         columns |= columns_of([said[places[number]] for number in fits], ours)
     own = OWN_TEXT in needs_of(losses) and any(loss.get("share", 0) > 0 for loss in losses)
     judge = Judge(load_decoder(teacher / "model"), ours) if own and teacher is not None else None
-    objective = Objective(losses, student, stop, most, judge, params.seed)
+    steps = max(1, round(params.share * steps))
+    objective = Objective(losses, student, stop, most, judge, params.seed, steps)
     objective.train()
     train(
         objective,
@@ -77,7 +78,7 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
         columns,
         None,
         Schedule(
-            max(1, round(params.share * steps)),
+            steps,
             learning_rate(params),
             params.distill.batch_size,
             params.precision,
@@ -171,12 +172,14 @@ class Judge:
 
 
 class Objective(torch.nn.Module):
-    """The weighted losses as a function of a batch of answers. judge: the teacher, when the student's own answers count.
+    """The weighted losses as a function of a batch of answers. judge: the teacher, when the student's own answers count. steps: of the whole run.
 
     written: how many answers the student wrote.
     """
 
-    def __init__(self, losses: Sequence[Mapping[str, Any]], student: Any, stop: int, most: int, judge: Judge | None, seed: int) -> None:
+    def __init__(
+        self, losses: Sequence[Mapping[str, Any]], student: Any, stop: int, most: int, judge: Judge | None, seed: int, steps: int
+    ) -> None:
         super().__init__()
         self.trunk = causal.Trunk(student)
         self.terms = [Term(loss) for loss in losses]
@@ -184,7 +187,9 @@ class Objective(torch.nn.Module):
         self._out_of_sight = [student, judge]
         self._stop, self._most, self._draw = stop, most, np.random.default_rng(seed)
         self._kept: list[tuple[int, dict[str, Any]]] = []
-        self._steps, self._last, self.written = 0, [0.0] * len(self.terms), 0
+        self._steps: Any
+        self.register_buffer("_steps", torch.zeros((), dtype=torch.int64))  # checkpoints hold it: a killed run goes on where it was
+        self._all, self._last, self.written = steps, [0.0] * len(self.terms), 0
 
     def forward(self, input_ids: Any, attention_mask: Any, labels: Any, **columns: Any) -> Any:
         """The scalar. labels: int64 [rows, tokens], -1 outside of answers; columns: [rows, tokens of the longest answer, …]."""
@@ -197,7 +202,8 @@ class Objective(torch.nn.Module):
         values = []
         for term in self.terms:
             share = getattr(term.options, "share", 0.0)
-            if self.training and share and self._out_of_sight[1] is not None and self._draw.random() < share:
+            may = self.training and share and self._out_of_sight[1] is not None and int(self._steps) >= term.options.after * self._all
+            if may and self._draw.random() < share:
                 batch, own = self._own(fixed, term.options)
                 seen = self.trunk(batch["input_ids"], batch["attention_mask"], batch["chosen"])
                 values.append(term.value(Seen(seen), own))
@@ -210,11 +216,11 @@ class Objective(torch.nn.Module):
         for term, value in zip(self.terms, now, strict=True):
             if not np.isfinite(value):
                 raise StageError(
-                    f"the loss {term.kind} is no finite number any more at step {self._steps}.",
+                    f"the loss {term.kind} is no finite number any more at step {int(self._steps)}.",
                     where="distill",
                     write="Lower distill.learning_rate, or the weight of this loss.",
                 )
-        self._last = [0.95 * old + 0.05 * new if self._steps > 1 else new for old, new in zip(self._last, now, strict=True)]
+        self._last = [0.95 * old + 0.05 * new if int(self._steps) > 1 else new for old, new in zip(self._last, now, strict=True)]
         return sum(values)
 
     def _own(self, fixed: Mapping[str, Any], options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -249,4 +255,4 @@ class Objective(torch.nn.Module):
         ]
 
 
-LEARN_TO_WRITE = Stage("distill", 1, run, ("torch", "transformers", "tokenizers"))
+LEARN_TO_WRITE = Stage("distill", 2, run, ("torch", "transformers", "tokenizers"))
