@@ -22,6 +22,7 @@ import numpy as np
 from edgedistill.progress import tick
 
 AVERAGE = "average.safetensors"  # beside each checkpoint
+SHORT = 128  # tokens up to which plain attention trains faster than torch's blocked one
 
 Loss = Callable[[Any, dict[str, Any]], Any]
 
@@ -31,6 +32,8 @@ class Schedule:
     """How long and how fast to learn. steps: optimizer steps. batch_size: rows a step and process. warmup: share of the steps.
 
     average: decay a step of the running average of the weights, which is what is kept in the end; None keeps the last weights.
+    plain_attention: for short rows, as products and a softmax. The gradient of torch's blocked attention, made for long rows, takes half of a step of
+    18 tokens on a CPU (DECISIONS.md). Attention with dropout is computed so anyway.
     """
 
     steps: int
@@ -41,6 +44,7 @@ class Schedule:
     warmup: float = 0.06
     weight_decay: float = 0.01
     average: float | None = None
+    plain_attention: bool = False
 
 
 def label_loss(logits: Any, labels: Any, kind: str = "classes") -> Any:
@@ -109,6 +113,7 @@ def train(
     """
     import torch
     from safetensors.torch import load_file, save_file
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.data import Dataset
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -186,7 +191,8 @@ def train(
         ddp_backend="gloo" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
     )
     checkpoints.mkdir(parents=True, exist_ok=True)
-    with quiet():
+    plain = schedule.plain_attention and max(map(len, tokens)) <= SHORT
+    with quiet(), sdpa_kernel(SDPBackend.MATH) if plain else contextlib.nullcontext():
         average = Average()
         callbacks = [Progress(), average] if schedule.average is not None else [Progress()]
         trainer = Learner(model=model, args=arguments, train_dataset=Rows(), data_collator=collate, callbacks=callbacks)

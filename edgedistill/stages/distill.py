@@ -151,6 +151,7 @@ def _learn(out: Path, params: Params, inputs: Mapping[str, Path]) -> None:
             params.precision,
             params.seed,
             average=params.distill.average or None,
+            plain_attention=True,
         ),
         pad_id=pad_id,
         checkpoints=out / "checkpoints",
@@ -338,7 +339,7 @@ def _process() -> None:
     distributed.destroy_process_group()
 
 
-DISTILL = Stage("distill", 7, run, ("torch", "transformers", "accelerate", "tokenizers"))
+DISTILL = Stage("distill", 8, run, ("torch", "transformers", "accelerate", "tokenizers"))
 
 if __name__ == "__main__":
     _process()

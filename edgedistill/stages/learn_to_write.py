@@ -84,6 +84,7 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
             params.precision,
             params.seed,
             average=params.distill.average or None,
+            plain_attention=True,
         ),
         pad_id=stop,
         checkpoints=out / "checkpoints",
