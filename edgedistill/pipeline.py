@@ -20,22 +20,10 @@ from edgedistill.search import name_of
 from edgedistill.sequences import OWN_TEXT
 from edgedistill.serving import writes
 from edgedistill.sources import Source, home
-from edgedistill.stages import (
-    benchmark,
-    bundle,
-    coverage,
-    distill,
-    embed,
-    foretell,
-    page,
-    prepare,
-    select,
-    speculate,
-    transfer,
-)
+from edgedistill.stages import benchmark, bundle, coverage, distill, embed, foretell, page, prepare, select, speculate, transfer
 from edgedistill.store import Artifact, Keyed, Stage, Store
 from edgedistill.target import Target, find_target
-from edgedistill.teaching import Taught, composed, ruling_labels, runs_here, soft_labels, taught, teachable
+from edgedistill.teaching import Composer, Taught, composed, composer, ruling_labels, runs_here, soft_labels, taught, teachable
 
 Until = Literal["prepare", "teach", "distill", "export", "quantize", "benchmark", "select", "bundle"]
 HELD_OUT = {False: 0.05, True: 0.1}  # of the real texts, without and with a search
@@ -60,18 +48,17 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
     if until == "prepare":
         return [Built(target, {"prepare": prepared}) for target in targets]
 
-    tokens = recipe.student.max_tokens
+    tokens, writer = recipe.student.max_tokens, composer(on)
     teachers = [taught(on, member, where, prepared) for where, member in recipe.teacher.members()]
     teacher = teachers[0].artifact
     # Whose vectors say which words and which texts are alike. A teacher that can only be run has none, and a student has a start then.
     encoder = (teachers[0].before or teachers[0].model) if teachable(recipe) else on.source(recipe.student.start or "", "student.start")
-    wrote, writer = composed(on, _pool(recipe).held_out or 0.0, prepared)
     texts = make(
         transfer.TRANSFER,
         transfer.Params(_pool(recipe), recipe.data.near_duplicate, recipe.seed, recipe.data.slices),
         prepared=prepared,
         model=encoder,
-        **wrote,
+        **composed(on, writer, _pool(recipe).held_out or 0.0, prepared),
     )
     texts, labels = soft_labels(on, teachers, prepared, texts)
     if until == "teach":
@@ -310,14 +297,14 @@ def _pool(recipe: Recipe) -> Transfer:
     return recipe.transfer.model_copy(update={"choose": "active", "held_out": share})
 
 
-def _lineage(recipe: Recipe, data: dict[str, Source], teachers: Sequence[Taught], writer: dict[str, Any]) -> dict[str, Any]:
+def _lineage(recipe: Recipe, data: dict[str, Source], teachers: Sequence[Taught], writer: Composer | None) -> dict[str, Any]:
     """Where the model comes from: enough to make it again, and no path of this machine."""
     asked = recipe.model_dump(mode="json", exclude={"compile": True, "data": {"train", "test", "traffic", "templates"}})
     first, *more = [{**one.terms, "model": one.model.origin, "sha256": one.model.key} for one in teachers]
     return {
         "data": {name: {"source": source.origin, "sha256": source.key} for name, source in data.items()},
         "teacher": first | ({"also": more} if more else {}),
-        **writer,
+        **({"writer": writer.record} if writer else {}),
         "recipe": asked,
     }
 

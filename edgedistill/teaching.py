@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from edgedistill import plugins
 from edgedistill.errors import RecipeError
@@ -113,21 +112,36 @@ def combined(
     return on.make(combine.COMBINE, params, prepared=prepared, **inputs)
 
 
-def composed(on: Making, held_out: float, prepared: Keyed) -> tuple[dict[str, Keyed], dict[str, Any]]:
-    """(texts that a language model wrote for the transfer set, the record of who wrote them); nothing where the recipe names no writer.
+@dataclass(frozen=True)
+class Composer:
+    """The language model that writes texts for the transfer set: its source and its terms."""
 
-    held_out: share of the real texts that it must not read.
-    """
-    recipe, writer = on.recipe, on.recipe.transfer.writer
+    model: Source
+    terms: dict[str, str]
+
+    @property
+    def record(self) -> dict[str, str]:
+        return {**self.terms, "model": self.model.origin, "sha256": self.model.key}
+
+
+def composer(on: Making) -> Composer | None:
+    """The recipe's `[transfer.writer]`, if it names one. Raises for terms that forbid to learn from what it writes, before anything is learned."""
+    writer = on.recipe.transfer.writer
     if writer is None:
-        return {}, {}
+        return None
     model = on.source(writer.model, "transfer.writer.model")
     asked = Teacher(kind="causal_lm", model=writer.model, license=writer.license, license_basis=writer.license_basis)
-    terms = teach.check_terms(asked, model.path, "transfer.writer.license")
-    folder = on.make(write.UNPACK, write.UnpackParams("causal_lm", recipe.task, None), model=model)
+    return Composer(model, teach.check_terms(asked, model.path, "transfer.writer.license", "transfer.writer"))
+
+
+def composed(on: Making, by: Composer | None, held_out: float, prepared: Keyed) -> dict[str, Keyed]:
+    """The texts that it wrote, as an input of the transfer set. held_out: share of the real texts that it must not read."""
+    recipe, writer = on.recipe, on.recipe.transfer.writer
+    if writer is None or by is None:
+        return {}
+    folder = on.make(write.UNPACK, write.UnpackParams("causal_lm", recipe.task, None), model=by.model)
     params = compose.Params(writer, held_out, recipe.student.max_tokens, on.precision, recipe.seed)
-    written = on.make(compose.COMPOSE, params, prepared=prepared, model=folder)
-    return {"written": written}, {"writer": {**terms, "model": model.origin, "sha256": model.key}}
+    return {"written": on.make(compose.COMPOSE, params, prepared=prepared, model=folder)}
 
 
 # --- what a teacher can be asked for -----------------------------------------------------------------------------------------------------

@@ -108,8 +108,8 @@ def lowbit(teacher: Teacher) -> str:
         return "absent"
 
 
-def check_terms(teacher: Teacher, folder: Path, where: str) -> dict[str, str]:
-    """May a student be distilled from this teacher? The record of why goes into the bundle's lineage.
+def check_terms(teacher: Teacher, folder: Path, where: str, section: str = "teacher") -> dict[str, str]:
+    """May a student be distilled from this teacher? The record of why goes into the bundle's lineage. section: of the recipe, for the error.
 
     The recipe's `teacher.license` counts; when it is left out, the licence that the model's own card states. Raises TermsError when it is
     unknown or forbids it, before the teacher is asked for anything.
@@ -123,9 +123,9 @@ def check_terms(teacher: Teacher, folder: Path, where: str) -> dict[str, str]:
         stated, basis = _licence_of_card(folder), "the model's own card (README.md)"
     if not stated:
         raise TermsError(
-            "the terms of the teacher are unknown, so nobody can say whether a student may be distilled from it.",
+            f"the terms of the {section} are unknown, so nobody can say whether a student may be distilled from it.",
             where=where,
-            write='Look them up and write, for example, license = "apache-2.0" under [teacher], with license_basis = "where it is stated".',
+            write=f'Look them up and write, for example, license = "apache-2.0" under [{section}], with license_basis = "where it is stated".',
         )
     if stated in FORBIDDING:
         raise TermsError(

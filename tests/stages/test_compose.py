@@ -12,6 +12,8 @@ from edgedistill.recipe import Transfer, Writer
 from edgedistill.stages import compose, transfer
 from edgedistill.tables import make_rows, read_rows, write_rows
 from tests.conftest import tickets
+from tests.test_faults import Write
+from tests.test_pipeline import edgedistill
 from tests.tiny_decoders import tiny_decoder
 
 
@@ -67,3 +69,19 @@ def test_a_writer_that_only_repeats_itself_stops_the_build() -> None:
         compose.collect(lambda: ["one text", "another ", "one  text"], 10, known)
     some = iter([[f"text {place}" for place in range(100)], ["text 1"] * 100])
     assert compose.collect(lambda: next(some), 200, known) == compose.Found([f"text {place}" for place in range(100)], 200)
+
+
+def test_a_recipe_with_a_writer(recipe_file: Write, tmp_path: Path) -> None:
+    """Texts of a model under unknown terms, found out after the teacher was trained; a writer that never reaches the transfer set."""
+    tiny_decoder(tmp_path / "decoder")
+    section = '[transfer.writer]\nmodel = "decoder"\ngrowth = 0.5\nepochs = 20\nlearning_rate = 5e-3\n'
+    recipe = recipe_file(("[student]", section + "[student]"))
+    done = edgedistill("compile", recipe, "--until", "teach", home=tmp_path / "home")
+    assert (
+        done.returncode == 2 and "the terms of the transfer.writer are unknown" in done.stderr and "under [transfer.writer]" in done.stderr
+    )
+    assert not list((tmp_path / "home" / "store").glob("teacher-*"))
+    recipe = recipe_file(("[student]", section + 'license = "mit"\n[student]'))
+    edgedistill("compile", recipe, "--until", "teach", home=tmp_path / "home", check=0)
+    facts = json.loads(next((tmp_path / "home" / "store").glob("transfer-*/facts.json")).read_text())
+    assert facts["written_rows"] > 0.3 * facts["training_rows"]
