@@ -145,3 +145,23 @@ def test_own_answers_are_written_scored_and_used_again(decoder: Any) -> None:
         value = objective(**inputs, labels=labels, **none)
         assert objective.written == 2 * (turn // 3 + 1)
         assert float(value.detach()) == pytest.approx(0, abs=1e-3)
+
+
+def test_sampled_texts_are_drawn_from_the_models_own_distribution(decoder: Any) -> None:
+    """Texts drawn with another temperature or nucleus than was asked for, or with the memory of another text of the batch after some have ended."""
+    from edgedistill import causal
+
+    torch.manual_seed(0)
+    texts = causal.draw(decoder, 5, 600, 6)
+    assert len(texts) == 600 and all(1 <= len(text) <= 6 and 2 not in text[:-1] for text in texts)
+    right = decoder(torch.tensor([[5]])).logits[0, -1].softmax(-1)
+    seen = torch.bincount(torch.tensor([text[0] for text in texts]), minlength=len(right)) / 600
+    assert float((seen - right.detach()).abs().max()) < 0.06
+    # The likeliest token alone: a greedy text, and every text the same one, beside others that have ended.
+    greedy = causal.write(decoder, [[5]], 6)[0]
+    assert causal.draw(decoder, 5, 3, 6, top_p=1e-6) == [greedy] * 3
+    mixed = causal.draw(decoder, 5, 64, 6, temperature=1e-4)
+    assert all(text == greedy for text in mixed)
+    longest = max(texts, key=len)
+    states = decoder(torch.tensor([[5, *longest[:-1]]])).logits[0].log_softmax(-1)
+    assert all(float(states[place, token].detach()) > -20 for place, token in enumerate(longest))

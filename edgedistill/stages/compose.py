@@ -75,12 +75,13 @@ def run(out: Path, params: Params, *, prepared: Path, model: Path) -> None:
     )
     if params.precision == "bf16":
         writer.to(torch.bfloat16)  # weights that are only read: half the bytes a token
+    writer.eval()
     wanted = round(options.growth * len(train_rows))
     longest = max(map(len, ids)) + 1
     torch.manual_seed(params.seed + 1)
 
     def some() -> list[str]:
-        made = causal.write(writer, [[begin]] * AT_ONCE, longest, temperature=options.temperature, top_p=options.top_p, rows=AT_ONCE)
+        made = causal.draw(writer, begin, AT_ONCE, longest, temperature=options.temperature, top_p=options.top_p)
         whole: list[str] = tokenizer.decode_batch([one[:-1] for one in made if one and one[-1] == stop])  # one that found no end is no text
         return whole
 
