@@ -156,11 +156,12 @@ def _controls(recipe: Recipe) -> list[distill.Run]:
     """The students that prove what each part bought. Without labels there is none of labels alone."""
     if not recipe.distill.control:
         return []
-    if writes(plugins.find("tasks", recipe.task)):
-        return ["labels", "off_policy"] if OWN_TEXT in needs_of(recipe.distill.losses) else ["labels"]
+    labels: list[distill.Run] = ["labels"] if recipe.data.labelled else []
     if recipe.distill.control == "labels":
-        return ["labels"] if recipe.data.labelled else []
-    return ["labels", "train_rows"] if recipe.data.labelled else ["train_rows"]
+        return labels
+    if writes(plugins.find("tasks", recipe.task)):
+        return [*labels, "off_policy"] if OWN_TEXT in needs_of(recipe.distill.losses) else labels
+    return [*labels, "train_rows"]
 
 
 # --- compile and plan -----------------------------------------------------------------------------------------------------------------

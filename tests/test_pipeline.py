@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgedistill.pipeline import _controls
+from edgedistill.recipe import read_recipe
 from tests.conftest import RECIPE, cpu_seconds, share_native, tickets, write_csv
 
 Write = Callable[..., Path]
@@ -368,3 +370,26 @@ def test_budget_that_nothing_can_meet_stops_before_training(recipe_file: Write, 
     done = edgedistill("compile", recipe, home=tmp_path / "home", check=1)
     assert "none of the 3 students can meet the budget, whatever it learns: the nearest is transformer layers=1 ffn=32 as" in done.stderr
     assert not list((tmp_path / "home" / "store").glob("distill-*")), "something was trained"
+
+
+@pytest.mark.parametrize(
+    ("asked", "labelled", "runs"),
+    [
+        ("true", True, ["labels", "train_rows"]),
+        ("true", False, ["train_rows"]),
+        ('"labels"', True, ["labels"]),
+        ('"labels"', False, []),
+        ("false", True, []),
+    ],
+)
+def test_the_controls_that_are_asked_for(asked: str, labelled: bool, runs: list[str], run: Run, tmp_path: Path) -> None:
+    """A control that takes as long as the student and that nobody asked for, one of labels where there are none; a student made anew for it."""
+    text = (run.folder / "recipe.toml").read_text().replace("[distill]", f"[distill]\ncontrol = {asked}", 1)
+    (run.folder / "controls.toml").write_text(text)
+    recipe = read_recipe(run.folder / "controls.toml")
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"labelled": labelled})})
+    assert _controls(recipe) == runs
+    if labelled:
+        steps = json.loads(edgedistill("plan", run.folder / "controls.toml", "--json", home=run.home, check=0).stdout)
+        planned = [step for step in steps if step["stage"] == "distill"]
+        assert len(planned) == 1 + len(runs) and all(step["cached"] for step in planned)
