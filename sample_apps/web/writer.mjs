@@ -3,9 +3,9 @@
 //   forced(ids, answer) => Promise of the likeliest token at each place of an answer that is given.
 
 /** {encode(text, tokens?) => ids of the whole prompt, write(ids, constrained), forced}; the prompt as edgedistill/prompts.py puts it. */
-export function openWriter(manifest, json, Tokenizer, llama) {
+export function openWriter(manifest, source, Tokenizer, llama) {
   if (manifest.task !== "generate") throw new Error(`The bundle is GGUF and its task ${manifest.task}: JavaScript runs GGUF that writes its answer alone.`);
-  const { prompt, grammar } = manifest.settings, room = manifest.max_tokens;
+  const { prompt, grammar } = manifest.settings, room = manifest.max_tokens, json = withEveryNumber(source);
   const cut = (tokenizer, text) => tokenizer.encode(text, { add_special_tokens: false }).ids;
   const [before, behind] = prompt.map((part) => cut(new Tokenizer(json, {}), part));
   // To this one a text that spells a special token is text: what a user types must not end the prompt.
@@ -45,4 +45,15 @@ export function valid(written, { kinds, kind_key: key }) {
   if (!keys || (key && typeof found[key] !== "string")) return null;
   const fits = Object.entries(found).every(([name, value]) => keys[name]?.types.includes(kindOf(value, sources[name])));
   return fits && Object.entries(keys).every(([name, { always }]) => !always || name in found) ? found : null;
+}
+
+/** tokenizer.json with its digits as a pattern: the reference takes ½, Ⅷ and ① for digits too, the JavaScript library 0 to 9 of each script alone. */
+function withEveryNumber(json) {
+  const spelt = (part) =>
+    part?.type === "Digits"
+      ? { type: "Split", pattern: { Regex: part.individual_digits ? "\\p{N}" : "\\p{N}+" }, behavior: "Isolated", invert: false }
+      : part?.type === "Sequence"
+        ? { ...part, pretokenizers: part.pretokenizers.map(spelt) }
+        : part;
+  return { ...json, pre_tokenizer: spelt(json.pre_tokenizer) };
 }
