@@ -17,10 +17,13 @@ from edgedistill.bundle_format import read_bundle, read_golden
 from edgedistill.errors import StageError, TargetError
 from edgedistill.links import browser, node
 from edgedistill.llama_causal import open_decoder
+from edgedistill.prompts import open_prompts
 from edgedistill.stages.verify import on_runner
 from edgedistill.target import Link
 from edgedistill.tasks.generate import written
+from tests import tiny_decoders
 from tests.links.test_browser import request
+from tests.tiny_gguf import make_gguf_bundle
 
 NODE, PAGE = Link(kind="node"), Link(kind="browser")
 WHERE = [NODE, pytest.param(PAGE, marks=pytest.mark.long)]  # the page writes in a test of the web app, too
@@ -54,6 +57,20 @@ def test_golden_vectors(runs: None, gguf_bundles: dict[str, Path], link: Link, n
     assert [len(ids) for ids in said["ids"]] == [24, 24] and said["prompt_tokens"] == [24, 24]
     assert all(0 < first < whole for first, whole in zip(said["first_ns"], said["model_ns"], strict=True))
     assert free["answers"][0]["answer"] is None, "random weights write no JSON by themselves: the grammar was not left out"
+
+
+def test_digits_that_are_not_decimal(runs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt cut otherwise in JavaScript where it holds a number that is no decimal digit: ½ joined with the space before it."""
+    monkeypatch.setattr(tiny_decoders, "TELLING", (("Ġ", "Â"), *tiny_decoders.TELLING))
+    bundle, texts = make_gguf_bundle(tmp_path, "generate"), ["who ½ and ① of", "Ⅷ ² 42"]
+    manifest = read_bundle(bundle)
+    prompts = open_prompts(bundle / "tokenizer.json", manifest.task_settings(), manifest.max_tokens)
+    runner = node.open_runner(NODE, "llama_cpp", request(bundle))
+    try:
+        said = runner.ask({"texts": texts, "wants": ["ids"]})
+    finally:
+        runner.close()
+    assert said["ids"] == [prompts.encode(text)[0] for text in texts]
 
 
 @pytest.mark.parametrize("link", WHERE)
