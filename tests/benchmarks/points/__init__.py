@@ -91,7 +91,7 @@ def _students(one: Built, graphs: dict[str, Artifact], entries: list[benchmark.E
         if run in results:
             id_ = f"{point}_{run}".replace("-", "_")
             role = "student" if run == "distilled" else "control"
-            entries.append(benchmark.Entry(id_, f"{point} {run}", role, "float"))  # type: ignore[arg-type]
+            entries.append(benchmark.Entry(id_, f"{point} {run}", role, "float"))
             files |= {f"{id_}_model": graphs[results[run].key].path, f"{id_}_graphs": graphs[results[run].key].path}
     for scheme in one.target.schemes:
         id_ = f"{point}_{scheme}".replace("-", "_")
