@@ -89,17 +89,22 @@ def write(
     most: int,
     *,
     temperature: float = 0.0,
+    top_p: float = 1.0,
     rows: int = ROWS_A_BATCH,
     told: Callable[[int], None] = lambda done: None,
 ) -> list[list[int]]:
-    """The answer to each prompt, greedy or sampled, at most `most` tokens; the stop token is the last where it came to one."""
+    """What the model writes behind each prompt, at most `most` tokens; the stop token is the last where it came to one.
+
+    temperature: 0 takes the likeliest token, else texts are sampled: from the likeliest tokens that together have the probability top_p, LIKELIEST of
+    them at most. (To sort tens of thousands of tokens a text, as generate() of transformers does, takes four times as long as the model.) rows: a
+    batch, which texts leave when they have ended.
+    """
     stop = stop_token(model)
     order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
     found: list[list[int]] = [[] for _ in prompts]
-    how: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
     was = model.training
     model.eval()
-    with torch.no_grad(), quiet():
+    with torch.inference_mode():
         for begin in range(0, len(order), rows):
             places = order[begin : begin + rows]
             longest = max(len(prompts[place]) for place in places)
@@ -108,43 +113,37 @@ def write(
             for row, place in enumerate(places):  # padded on the left, so that all go on at the same place
                 ids[row, longest - len(prompts[place]) :] = torch.tensor(prompts[place])
                 mask[row, longest - len(prompts[place]) :] = 1
-            made = model.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=most, eos_token_id=stop, pad_token_id=stop, use_cache=True, **how
-            )
-            for place, row in zip(places, made[:, longest:].tolist(), strict=True):
-                found[place] = row[: row.index(stop) + 1] if stop in row else row
-            told(begin + len(places))
+            positions, cache = (mask.cumsum(-1) - 1).clamp(min=0), None
+            for _ in range(most):
+                seen = model(
+                    input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+                )
+                cache = seen.past_key_values
+                ids = _next(seen.logits[:, -1], temperature, top_p)
+                for place, token in zip(places, ids[:, 0].tolist(), strict=True):
+                    found[place].append(token)
+                going_on = (ids[:, 0] != stop).nonzero()[:, 0]
+                if not len(going_on):
+                    break
+                if len(going_on) < len(ids):
+                    ids, mask, positions = ids[going_on], mask[going_on], positions[going_on]
+                    places = [places[row] for row in going_on.tolist()]
+                    cache.batch_select_indices(going_on)
+                mask, positions = torch.nn.functional.pad(mask, (0, 1), value=1), positions[:, -1:] + 1
+            told(min(begin + rows, len(order)))
     model.train(was)
     return found
 
 
-def draw(model: Any, begin: int, count: int, most: int, *, temperature: float = 1.0, top_p: float = 1.0) -> list[list[int]]:
-    """`count` texts that the model writes behind the one token `begin`, sampled, at most `most` tokens each; the stop token, where it came, is the last.
-
-    top_p: of the likeliest tokens that together have this probability, LIKELIEST of them at most. (To sort tens of thousands of tokens a text, as
-    generate() does, takes four times as long as the model.) Texts that have ended leave the batch.
-    """
-    stop, open_texts = stop_token(model), torch.arange(count)
-    found: list[list[int]] = [[] for _ in range(count)]
-    ids, cache = torch.full((count, 1), begin), None
-    with torch.inference_mode():
-        for _ in range(most):
-            seen = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache = seen.past_key_values
-            logits = seen.logits[:, -1].float() / temperature
-            best = logits.topk(min(LIKELIEST, logits.shape[-1]))
-            shares = (best.values - logits.logsumexp(-1, keepdim=True)).exp()
-            shares[shares.cumsum(-1) - shares >= top_p] = 0  # the first token that passes top_p still counts
-            ids = best.indices.gather(1, torch.multinomial(shares, 1))
-            for text, token in zip(open_texts.tolist(), ids[:, 0].tolist(), strict=True):
-                found[text].append(token)
-            going_on = (ids[:, 0] != stop).nonzero()[:, 0]
-            if not len(going_on):
-                break
-            if len(going_on) < len(ids):
-                ids, open_texts = ids[going_on], open_texts[going_on]
-                cache.batch_select_indices(going_on)
-    return found
+def _next(logits: Any, temperature: float, top_p: float) -> Any:
+    """One token for each text, int64 [texts, 1], by its logits [texts, vocabulary]."""
+    if not temperature:
+        return logits.argmax(-1, keepdim=True)
+    logits = logits.float() / temperature
+    best = logits.topk(min(LIKELIEST, logits.shape[-1]))
+    shares = (best.values - logits.logsumexp(-1, keepdim=True)).exp()
+    shares[shares.cumsum(-1) - shares >= top_p] = 0  # the first token that passes top_p still counts
+    return best.indices.gather(1, torch.multinomial(shares, 1))
 
 
 def top(

@@ -102,6 +102,22 @@ def test_what_is_written_alone_is_written_in_a_batch(decoder: Any) -> None:
     assert all(len(ids) <= 6 for ids in together)
 
 
+def test_what_is_written_is_what_transformers_writes(decoder: Any) -> None:
+    """A position that counts padding, or a memory that is not its text's own after others have ended."""
+    from edgedistill import causal
+
+    draw = np.random.default_rng(0)
+    prompts = [draw.integers(3, decoder.config.vocab_size, size=size).tolist() for size in draw.integers(1, 9, size=40)]
+    made = causal.write(decoder, prompts, 12, rows=16)
+    with torch.no_grad():
+        for prompt, ids in zip(prompts, made, strict=True):
+            right = decoder.generate(
+                input_ids=torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), max_new_tokens=12, eos_token_id=2, pad_token_id=2
+            )
+            assert ids == right[0, len(prompt) :].tolist()
+    assert len({len(ids) for ids in made}) > 1  # some did end before others
+
+
 def test_the_teachers_thoughts_by_hand(decoder: Any) -> None:
     """Log-probabilities that are not those of the token they stand at, a tail that is not what the others have."""
     from edgedistill import causal
@@ -152,15 +168,15 @@ def test_sampled_texts_are_drawn_from_the_models_own_distribution(decoder: Any) 
     from edgedistill import causal
 
     torch.manual_seed(0)
-    texts = causal.draw(decoder, 5, 600, 6)
+    texts = causal.write(decoder, [[5]] * 600, 6, temperature=1.0)
     assert len(texts) == 600 and all(1 <= len(text) <= 6 and 2 not in text[:-1] for text in texts)
     right = decoder(torch.tensor([[5]])).logits[0, -1].softmax(-1)
     seen = torch.bincount(torch.tensor([text[0] for text in texts]), minlength=len(right)) / 600
     assert float((seen - right.detach()).abs().max()) < 0.06
     # The likeliest token alone: a greedy text, and every text the same one, beside others that have ended.
     greedy = causal.write(decoder, [[5]], 6)[0]
-    assert causal.draw(decoder, 5, 3, 6, top_p=1e-6) == [greedy] * 3
-    mixed = causal.draw(decoder, 5, 64, 6, temperature=1e-4)
+    assert causal.write(decoder, [[5]] * 3, 6, temperature=1.0, top_p=1e-6) == [greedy] * 3
+    mixed = causal.write(decoder, [[5]] * 64, 6, temperature=1e-4)
     assert all(text == greedy for text in mixed)
     longest = max(texts, key=len)
     states = decoder(torch.tensor([[5, *longest[:-1]]])).logits[0].log_softmax(-1)

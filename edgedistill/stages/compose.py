@@ -81,7 +81,7 @@ def run(out: Path, params: Params, *, prepared: Path, model: Path) -> None:
     torch.manual_seed(params.seed + 1)
 
     def some() -> list[str]:
-        made = causal.draw(writer, begin, AT_ONCE, longest, temperature=options.temperature, top_p=options.top_p)
+        made = causal.write(writer, [[begin]] * AT_ONCE, longest, temperature=options.temperature, top_p=options.top_p, rows=AT_ONCE)
         whole: list[str] = tokenizer.decode_batch([one[:-1] for one in made if one and one[-1] == stop])  # one that found no end is no text
         return whole
 
@@ -122,4 +122,4 @@ def collect(some: Callable[[], list[str]], wanted: int, known: Sequence[str]) ->
     return Found(list(texts)[:wanted], asked)
 
 
-COMPOSE = Stage("compose", 1, run, ("torch", "transformers", "tokenizers"))
+COMPOSE = Stage("compose", 2, run, ("torch", "transformers", "tokenizers"))

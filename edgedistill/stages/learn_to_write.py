@@ -256,4 +256,4 @@ class Objective(torch.nn.Module):
         ]
 
 
-LEARN_TO_WRITE = Stage("distill", 2, run, ("torch", "transformers", "tokenizers"))
+LEARN_TO_WRITE = Stage("distill", 3, run, ("torch", "transformers", "tokenizers"))

@@ -202,5 +202,5 @@ def read_said(path: Path, keys: Sequence[str]) -> list[Said]:
 
 _PACKAGES = ("torch", "transformers", "tokenizers")
 UNPACK = Stage("unpack", 1, unpack, ("transformers", "gguf"))
-TEACH = Stage("teacher", 2, fine_tune, _PACKAGES)
-LABEL = Stage("label", 2, label, _PACKAGES)
+TEACH = Stage("teacher", 3, fine_tune, _PACKAGES)
+LABEL = Stage("label", 3, label, _PACKAGES)

@@ -19,6 +19,7 @@ from edgedistill.recipe import Teacher
 
 TEACHABLE = True
 WRITES = True
+AT_ONCE = 128  # answers that it writes side by side: its weights are read once for all of them
 
 
 def labels(model: Path, task: str) -> list[str] | None:
@@ -85,7 +86,14 @@ def fine_tune(
         [ids for ids, _ in rows],
         {"labels": [labels for _, labels in rows]},
         None,
-        Schedule(options.epochs * -(-len(rows) // options.batch_size), options.learning_rate, options.batch_size, precision, seed),
+        Schedule(
+            options.epochs * -(-len(rows) // options.batch_size),
+            options.learning_rate,
+            options.batch_size,
+            precision,
+            seed,
+            plain_attention=True,
+        ),
         pad_id=causal.stop_token(learner),
         checkpoints=checkpoints,
         label="fine-tuning the teacher",
@@ -107,7 +115,9 @@ def logits(
     from edgedistill import causal
 
     with causal.arithmetic(precision):
-        return causal.write(_opened(model), texts, max_tokens // 2, told=lambda done: tick("the teacher writes", done, len(texts)))
+        return causal.write(
+            _opened(model), texts, max_tokens // 2, rows=AT_ONCE, told=lambda done: tick("the teacher writes", done, len(texts))
+        )
 
 
 def top(model: Path, rows: Sequence[tuple[Sequence[int], Sequence[int]]], k: int, precision: str) -> Iterator[Any]:
