@@ -57,12 +57,16 @@ class Golden:
     """One golden vector: a text, the token ids it must give, the logits ([outputs] or [tokens, outputs]) and the answer.
 
     answer: JSON, as the task's `answer` gives it; None where close logits are all there is to ask (numbers, and near ties, which rounding decides).
+    written: of an answer that is written, its tokens; logits are the log-probability of each, told what stands before it, and likeliest the token that
+    comes first there without the grammar.
     """
 
     text: str
     ids: list[int]
     logits: list[Any]
     answer: Any
+    written: list[int] = field(default_factory=list)
+    likeliest: list[int] = field(default_factory=list)
 
 
 def read_bundle(folder: Path) -> Manifest:
@@ -136,7 +140,8 @@ def digests(folder: Path) -> dict[str, str]:
 
 def write_golden(path: Path, vectors: list[Golden]) -> None:
     """golden.jsonl: one vector a line, ASCII only, so that no editor or transfer can change a combining accent or a line separator."""
-    path.write_text("".join(json.dumps(asdict(vector)) + "\n" for vector in vectors), encoding="ascii")
+    lines = ({name: value for name, value in asdict(vector).items() if value or name not in ("written", "likeliest")} for vector in vectors)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="ascii")
 
 
 def read_golden(path: Path) -> Iterator[Golden]:

@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from time import monotonic_ns, perf_counter_ns
 from typing import Any, Protocol
@@ -35,6 +36,9 @@ class Writer(Protocol):
 
     def write(self, prompt: Sequence[int], constrained: bool = True) -> Any:
         """What is written behind a prompt: an object with text, ids, scores, first_ns and rest_ns. constrained: under the task's grammar."""
+
+    def forced(self, prompt: Sequence[int], answer: Sequence[int]) -> Any:
+        """A given answer (ids) held against what would have been written: an object with likeliest, scores and lead."""
 
 
 Open = Callable[[Path, Path, int, int], Model]
@@ -79,13 +83,9 @@ def first_line(
     }
 
 
-def given(task: Any, model: Any, ids: list[int]) -> tuple[Any, Any]:
-    """What `task.answer` takes for one text, and the numbers that a golden vector keeps of it: logits, or the score of each token written."""
-    if writes(task):
-        said = model.write(ids)
-        return said, list(said.scores)
-    logits = model.logits(ids)
-    return logits, logits
+def output(task: Any, model: Any, ids: list[int]) -> Any:
+    """What `task.answer` takes for one text: logits, or what was written."""
+    return model.write(ids) if writes(task) else model.logits(ids)
 
 
 def open_tokenizer(file: Path, max_tokens: int) -> Any:
@@ -156,7 +156,8 @@ def measure(
         rows.append((*spent, len(ids), len(output.ids), output.first_ns) if writing else spent)
         for name in wants:
             numbers = list(output.scores) if writing else output.tolist() if name == "logits" else None
-            found[name].append(said if name == "answers" else numbers if name == "logits" else ids)
+            written = list(output.ids) if name == "written" else None
+            found[name].append({"answers": said, "logits": numbers, "ids": ids, "written": written}[name])
     times = {name: [row[place] for row in rows] for place, name in enumerate(names)}
     return {**times, **found, "peak_bytes": peak_bytes()}
 
@@ -184,7 +185,7 @@ def _serve(open_model: Open, needs: Callable[[], None], open_writer: OpenWriter 
     if writes(task) and open_writer is None:
         raise ValueError(f"this runtime writes no answers, and the task {hello['task']} wants one")
     more = (hello["settings"], hello.get("kv_cache", "f16"))
-    model = open_writer(*asked, *more) if open_writer and writes(task) else open_model(*asked)
+    model: Any = open_writer(*asked, *more) if open_writer and writes(task) else open_model(*asked)
     loaded = perf_counter_ns()
     measure(model, task, hello["settings"], [hello["first_text"]])
     cold = monotonic_ns() - hello["started_ns"]
@@ -193,6 +194,9 @@ def _serve(open_model: Open, needs: Callable[[], None], open_writer: OpenWriter 
         request = json.loads(line)
         if "loop" in request:
             _say({"loop_ns": [_loop_ns() for _ in range(request["loop"])]})
+            continue
+        if "forced" in request:
+            _say({"forced": [asdict(model.forced(one["ids"], one["answer"])) for one in request["forced"]]})
             continue
         options = {name: request[name] for name in ("tokens", "wants", "constrained") if name in request}
         _say(measure(model, task, hello["settings"], request["texts"], **options))

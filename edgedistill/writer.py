@@ -37,6 +37,22 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Forced:
+    """An answer that is given, held against what the decoder would have written: at each of its places, what stands before it being as given.
+
+    likeliest: the token that comes first without the grammar. scores: log-probability of the given token, without the grammar. lead: the least by
+    which a given token lies before any other that the grammar takes, MOST_LEAD at most; below 0 where another would have been written.
+    """
+
+    likeliest: tuple[int, ...]
+    scores: tuple[float, ...]
+    lead: float
+
+
+MOST_LEAD = 2.0  # of a log-probability: what leads by more than this is no near tie anywhere
+
+
+@dataclass(frozen=True)
 class Writer:
     """A decoder that is loaded. grammar: GBNF, or nothing."""
 
@@ -71,8 +87,7 @@ class Writer:
                     kept = np.where(self._allowed(rules, range(len(logits)), logits), logits, -np.inf)
                     token = int(kept.argmax())
                 ids.append(token)
-                highest = float(logits.max())
-                scores.append(float(logits[token] - highest - np.log(np.exp(logits - highest).sum())))
+                scores.append(_log_probability(logits, token))
                 first = first or perf_counter_ns()
                 if self.stops(token):
                     break
@@ -86,6 +101,31 @@ class Writer:
         stopped = bool(ids) and self.stops(ids[-1])
         text = self.prompts.tokenizer.decode(ids[: len(ids) - stopped], skip_special_tokens=False)
         return Answer(text, tuple(ids), tuple(scores), (first or done) - start, done - (first or done))
+
+    def forced(self, prompt: Sequence[int], answer: Sequence[int]) -> Forced:
+        """A given answer, read token by token as it would have been written: one pass over all of it rounds otherwise. Raises StageError."""
+        lib, context = llama.library(), self.decoder.context
+        lib.llama_memory_clear(lib.llama_get_memory(context), True)
+        rules = self._rules() if self.grammar else None
+        likeliest, scores, lead = [], [], MOST_LEAD
+        before = list(prompt)
+        try:
+            for token in answer:
+                logits = self._next(before)
+                rivals = np.flatnonzero(logits > logits[token] - lead)
+                rivals = rivals[rivals != token]
+                if rules is not None and len(rivals):
+                    rivals = rivals[self._allowed(rules, rivals.tolist(), logits)]
+                lead = min(lead, float(logits[token] - logits[rivals].max(initial=-np.inf)))
+                likeliest.append(int(logits.argmax()))
+                scores.append(_log_probability(logits, token))
+                if rules is not None and not self.stops(token):
+                    lib.llama_sampler_accept(rules, token)
+                before = [token]
+        finally:
+            if rules is not None:
+                lib.llama_sampler_free(rules)
+        return Forced(tuple(likeliest), tuple(scores), lead)
 
     def _next(self, ids: list[int]) -> npt.NDArray[np.float32]:
         """The logits behind the last of these tokens, float32 [vocabulary]."""
@@ -115,6 +155,11 @@ class Writer:
         held = llama_cpp.llama_token_data_array(data, len(tokens), -1, False)
         llama_cpp.llama_sampler_apply(rules, ctypes.byref(held))
         return np.asarray(np.isfinite(view["logit"]))
+
+
+def _log_probability(logits: npt.NDArray[np.float32], token: int) -> float:
+    highest = float(logits.max())
+    return float(logits[token] - highest - np.log(np.exp(logits - highest).sum()))
 
 
 def open_writer(model: Path, tokenizer: Path, max_tokens: int, threads: int, settings: dict[str, Any], kv_cache: str = "f16") -> Writer:

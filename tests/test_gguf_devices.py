@@ -96,10 +96,10 @@ def test_golden_vectors_here(here: Path, gguf_bundles: dict[str, Path], name: st
 def test_the_app_writes_and_checks_itself(here: Path, gguf_bundles: dict[str, Path], tmp_path: Path) -> None:
     """An app whose answer is not the golden one, or a check that passes whatever is written; a bundle of another format taken for its own."""
     bundle = Path(shutil.copytree(gguf_bundles["llama"], tmp_path / "bundle"))
-    golden = list(read_golden(bundle / "golden.jsonl"))
-    done = edge(here, "--bundle", str(bundle), golden[0].text)
-    assert json.loads(done.stdout)["answer"] == golden[0].answer
-    assert json.loads(json.loads(done.stdout)["written"]) == golden[0].answer
+    sure = next(vector for vector in read_golden(bundle / "golden.jsonl") if vector.answer)
+    done = edge(here, "--bundle", str(bundle), sure.text)
+    assert json.loads(done.stdout)["answer"] == sure.answer
+    assert json.loads(json.loads(done.stdout)["written"]) == sure.answer
     whole = json.loads(edge(here, "--bundle", str(bundle), "--golden").stdout)
     assert (whole["golden"], whole["vectors"]) == ("equal", 64) and whole["worst_logit"] < 0.001
     lines = (bundle / "golden.jsonl").read_text().splitlines()

@@ -112,7 +112,11 @@ def test_what_is_written_is_what_transformers_writes(decoder: Any) -> None:
     with torch.no_grad():
         for prompt, ids in zip(prompts, made, strict=True):
             right = decoder.generate(
-                input_ids=torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), max_new_tokens=12, eos_token_id=2, pad_token_id=2
+                input_ids=torch.tensor([prompt]),
+                attention_mask=torch.ones(1, len(prompt)),
+                max_new_tokens=12,
+                eos_token_id=2,
+                pad_token_id=2,
             )
             assert ids == right[0, len(prompt) :].tolist()
     assert len({len(ids) for ids in made}) > 1  # some did end before others

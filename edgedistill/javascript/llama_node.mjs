@@ -26,6 +26,13 @@ export async function openLlama(modules, path, { max_tokens: room }, threads) {
     return (await context.sampleToken(last, plain, false, false, true))[3];
   }
 
+  /** Log-probability of the token at `at`. */
+  function score(found, at) {
+    let sum = 0;
+    for (let one = 1; one < found.length; one += 2) sum += Math.exp(found[one] - found[1]);
+    return found[at + 1] - found[1] - Math.log(sum);
+  }
+
   return {
     async write(ids, grammar, most) {
       const start = performance.now();
@@ -38,9 +45,7 @@ export async function openLlama(modules, path, { max_tokens: room }, threads) {
         let at = 0;
         while (at < found.length && !allowed(found[at])) at += 2;
         if (at >= found.length) at = 0; // none is: as llama.cpp does
-        let sum = 0;
-        for (let one = 1; one < found.length; one += 2) sum += Math.exp(found[one] - found[1]);
-        out.scores.push(found[at + 1] - found[1] - Math.log(sum));
+        out.scores.push(score(found, at));
         out.ids.push(found[at]);
         out.first_ms ||= performance.now() - start;
         if (model.isEogToken(found[at])) break;
@@ -51,13 +56,15 @@ export async function openLlama(modules, path, { max_tokens: room }, threads) {
       const text = out.ids.filter((token) => !model.isEogToken(token));
       return { ...out, written: text.length ? model.detokenize(Uint32Array.from(text), true) : "" };
     },
-    /** The likeliest token before each of `answer`, each told what stands before it. */
     async forced(ids, answer) {
-      const found = [];
+      const out = { likeliest: [], scores: [] };
       context.disposeSequence(0);
-      for (let place = 0; place < answer.length; place += 1)
-        found.push((await logits(place ? [answer[place - 1]] : ids, place ? ids.length + place - 1 : 0))[0]);
-      return found;
+      for (let place = 0; place < answer.length; place += 1) {
+        const found = await logits(place ? [answer[place - 1]] : ids, place ? ids.length + place - 1 : 0);
+        out.likeliest.push(found[0]);
+        out.scores.push(score(found, 2 * found.filter((_, at) => at % 2 === 0).indexOf(answer[place])));
+      }
+      return out;
     },
   };
 }

@@ -43,7 +43,11 @@ export class Runner {
   async measure({ texts, tokens, wants = [], loop: times, constrained = true, forced }) {
     if (times) return { loop_ns: Array.from({ length: times }, loop) };
     const { manifest, writer } = this.bundle;
-    if (forced) return { forced: await writer.forced(forced.ids, forced.answer) };
+    if (forced) {
+      const held = [];
+      for (const { ids, answer: given } of forced) held.push(await writer.forced(ids, given));
+      return { forced: held };
+    }
     const out = { tokenize_ns: [], model_ns: [], decode_ns: [], ...(writer ? { prompt_tokens: [], answer_tokens: [], first_ns: [] } : {}) };
     for (const want of wants) out[want] = [];
     for (const text of texts) {

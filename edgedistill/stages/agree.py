@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill import plugins
-from edgedistill.bundle_format import read_bundle, read_golden
+from edgedistill.bundle_format import read_bundle
 from edgedistill.errors import InputError, StageError, TargetError
 from edgedistill.links import how
 from edgedistill.progress import tick
 from edgedistill.stages.benchmark import this_machine
-from edgedistill.stages.verify import Result, hello, on_runner
+from edgedistill.stages.verify import Result, golden_of, hello, on_runner
 from edgedistill.target import Link, find_target
 
 # What int8 takes on a processor → where that can be had.
@@ -51,7 +51,7 @@ def on_target(folder: Path, name: str) -> tuple[Result, str]:
         raise InputError(
             f"the bundle is {manifest.format}, {target.name} runs {target.format}.", where=str(folder), write="Compile for that target."
         )
-    link, vectors = plugins.find("links", target.link.kind), list(read_golden(folder / "golden.jsonl"))
+    link, vectors = plugins.find("links", target.link.kind), golden_of(folder, manifest.task)
     if lacking := link.ready(target.link):
         raise TargetError(lacking, where=target.name)
     runner = link.open_runner(target.link, target.runtime, hello(folder, manifest, vectors[0].text, target.threads), target.limits)
@@ -64,7 +64,7 @@ def on_target(folder: Path, name: str) -> tuple[Result, str]:
 def agree(folder: Path) -> list[Place]:
     """The golden vectors of a bundle at every place. Raises BundleError for one that is not whole."""
     manifest = read_bundle(folder)
-    vectors = list(read_golden(folder / "golden.jsonl"))
+    vectors = golden_of(folder, manifest.task)
     request = hello(folder, manifest, vectors[0].text, 1, manifest.target.get("kv_cache", "f16"))
 
     def at(name: str, link: Link) -> Place:
@@ -103,7 +103,8 @@ def verdict(places: list[Place]) -> str:
 
 
 def rows(places: list[Place]) -> Iterator[tuple[str, str, str, str]]:
-    """For a table: the place, how many vectors are equal, the largest difference of a logit, what is wrong or missing."""
+    """For a table: the place, how many vectors are equal and, of answers that are written, how many of their tokens come first there too, told what
+    stands before them; the largest difference of a logit, what is wrong or missing."""
     for place in places:
         if place.result is None:
             yield place.name, "", "", f"not run: {place.missing}"
@@ -111,10 +112,14 @@ def rows(places: list[Place]) -> Iterator[tuple[str, str, str, str]]:
             result = place.result
             yield (
                 place.name,
-                f"{result.vectors - len(result.wrong)} of {result.vectors}",
+                f"{result.vectors - len(result.wrong)} of {result.vectors}" + _tokens(result),
                 f"{result.worst_logit:.2g}",
                 "; ".join(result.wrong[:1]),
             )
+
+
+def _tokens(result: Result) -> str:
+    return f", tokens {result.same / result.tokens:.2%} of {result.tokens}" if result.tokens else ""
 
 
 def as_json(places: list[Place]) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from typing import Any
 from xml.etree import ElementTree  # written here, never read
 
 from edgedistill import plugins
-from edgedistill.bundle_format import Golden, Manifest, read_bundle, read_golden
+from edgedistill.bundle_format import Golden, Manifest, read_bundle
 from edgedistill.errors import DeviceMemoryError, InputError, StageError, TargetError
 from edgedistill.graph_cost import estimated
 from edgedistill.latency_model import Estimate
@@ -25,7 +25,7 @@ from edgedistill.links import Runner, how, stood_in
 from edgedistill.progress import tick
 from edgedistill.report import PERCENTILE, Figure, State, Timings, early_stopping, percentile_ms
 from edgedistill.runtime_support import require_supported
-from edgedistill.stages.verify import Result, hello, on_runner, summary
+from edgedistill.stages.verify import Result, golden_of, hello, on_runner, summary
 from edgedistill.steady import Steadiness, Sustained, loops, sustain
 from edgedistill.target import Target, find_target
 
@@ -190,7 +190,7 @@ def bench(folder: Path, target_name: str | None = None, sustained: float | None 
     link, worth = plugins.find("links", target.link.kind), how(target.link)
     if lacking := link.ready(target.link):
         raise TargetError(lacking, where=target.name)
-    vectors = list(read_golden(folder / "golden.jsonl"))
+    vectors = golden_of(folder, manifest.task)
     guess = estimated(target, folder / manifest.model, [len(golden.ids) for golden in vectors]) if worth != "measured" else None
     worth = "estimated" if guess and worth == "not measured" else worth
     if sustained and worth in ("emulated", "estimated"):

@@ -175,44 +175,34 @@ def golden_vectors(
 ) -> tuple[list[Golden], float]:
     """Real and awkward texts, answered by the shipped file here, in a process of its own, and again where the target's link leads.
 
-    Also returns the logit bound, `apart` standard deviations of all the logits. A text whose answer hangs on less than that is a near tie:
-    rounding decides it, on every processor its own way, so its vector has ids and logits and no golden answer. (What is written token by token has a
-    bound of its task's own, and every answer is golden.)
+    Also returns the logit bound, `apart` standard deviations of all the logits; what is written token by token has a bound of its task's own. A text
+    whose answer hangs on less than that is a near tie: rounding decides it, on every processor its own way, so its vector has ids and logits and no
+    golden answer.
 
     Raises ParityError when a second run of the same file answers otherwise, since such a binary has no golden answer, and when the target does.
     """
     step = max(1, len(texts) // REAL_VECTORS)
     inputs = [*texts[::step][:REAL_VECTORS], *AWKWARD]
     inputs += [f"{text} {number}" for number, text in enumerate(texts * 64)][: max(0, 64 - len(inputs))]
-    model, tokenizer = folder / target.model_file, folder / "tokenizer.json"
+    model, tokenizer, task = folder / target.model_file, folder / "tokenizer.json", plugins.find("tasks", params.task)
     hello = first_line(
         model, tokenizer, params.max_tokens, params.task, settings, inputs[0], threads=target.threads, kv_cache=target.kv_cache
     )
     runner = local.open_runner(Link(kind="local"), target.runtime, hello)
     try:
-        wants = {"texts": inputs, "wants": ["answers", "logits", "ids"]}
+        wants = {"texts": inputs, "wants": ["answers", "logits", "ids", *(["written"] if writes(task) else [])]}
         first, second = runner.ask(wants), runner.ask(wants)
+        for text, one, other in zip(inputs, first["logits"], second["logits"], strict=True):
+            if not np.shape(one) == np.shape(other) or np.abs(np.subtract(one, other)).max(initial=0) > 1e-5:
+                raise ParityError(f"the model gives two answers to {text[:40]!r} in one process.", where=str(folder / target.model_file))
+        if writes(task):
+            vectors, logit_bound = _written_vectors(runner, first, inputs, task.LOGIT_BOUND), task.LOGIT_BOUND
+        else:
+            spread = np.concatenate([np.ravel(logits) for logits in first["logits"]]).std()
+            logit_bound = float(f"{apart * spread:.2g}")
+            vectors = _answered_vectors(open_tokenizer(tokenizer, params.max_tokens), first, inputs, task, settings, logit_bound)
     finally:
         runner.close()
-    for text, one, other in zip(inputs, first["logits"], second["logits"], strict=True):
-        if not np.shape(one) == np.shape(other) or np.abs(np.subtract(one, other)).max(initial=0) > 1e-5:
-            raise ParityError(f"the model gives two answers to {text[:40]!r} in one process.", where=str(folder / target.model_file))
-    task = plugins.find("tasks", params.task)
-    spread = np.concatenate([np.ravel(logits) for logits in first["logits"]]).std()
-    logit_bound = task.LOGIT_BOUND if writes(task) else float(f"{apart * spread:.2g}")
-    tokenizer = open_tokenizer(folder / "tokenizer.json", params.max_tokens)
-
-    def golden_answer(text: str, logits: list[Any], said: Any) -> Any:
-        if writes(task):
-            return said["answer"]
-        _, offsets = encode(tokenizer, text, None)
-        sure = task.EXACT and decided(lambda moved: task.answer(moved, settings, text, offsets)["answer"], np.asarray(logits), logit_bound)
-        return said["answer"] if sure else None
-
-    vectors = [
-        Golden(text, ids, np.round(logits, 5).tolist(), golden_answer(text, logits, said))
-        for text, ids, logits, said in zip(inputs, first["ids"], first["logits"], first["answers"], strict=True)
-    ]
     if target.link.kind not in ("local", "build_only"):
         runner = plugins.find("links", target.link.kind).open_runner(target.link, target.runtime, hello)
         try:
@@ -224,6 +214,33 @@ def golden_vectors(
                 f"the model answers otherwise on {target.name} than here: {summary(result)}", where=str(folder / target.model_file)
             )
     return vectors, logit_bound
+
+
+def _answered_vectors(
+    tokenizer: Any, given: dict[str, Any], texts: list[str], task: Any, settings: dict[str, Any], logit_bound: float
+) -> list[Golden]:
+    """Of a task whose answer follows from logits. given: a runner's answer that holds ids, logits and answers."""
+
+    def golden_answer(text: str, logits: list[Any], said: Any) -> Any:
+        _, offsets = encode(tokenizer, text, None)
+        sure = task.EXACT and decided(lambda moved: task.answer(moved, settings, text, offsets)["answer"], np.asarray(logits), logit_bound)
+        return said["answer"] if sure else None
+
+    return [
+        Golden(text, ids, np.round(logits, 5).tolist(), golden_answer(text, logits, said))
+        for text, ids, logits, said in zip(texts, given["ids"], given["logits"], given["answers"], strict=True)
+    ]
+
+
+def _written_vectors(runner: Any, given: dict[str, Any], texts: list[str], logit_bound: float) -> list[Golden]:
+    """Of a task whose answer is written. given: the runner's answer that holds ids, answers and the tokens written."""
+    pairs = [{"ids": ids, "answer": tokens} for ids, tokens in zip(given["ids"], given["written"], strict=True)]
+    held = runner.ask({"forced": pairs})["forced"]
+    answers = [said["answer"] if one["lead"] > logit_bound else None for said, one in zip(given["answers"], held, strict=True)]
+    return [
+        Golden(text, pair["ids"], np.round(one["scores"], 5).tolist(), answer, pair["answer"], one["likeliest"])
+        for text, pair, one, answer in zip(texts, pairs, held, answers, strict=True)
+    ]
 
 
 def decided(answer: Callable[[Any], Any], logits: npt.NDArray[Any], bound: float) -> bool:
@@ -302,4 +319,4 @@ def package_versions(target: Target) -> dict[str, str]:
     return {name: version(name) for name in ("edgedistill", "torch", "transformers", target.format, target.engine, "tokenizers")}
 
 
-BUNDLE = Stage("bundle", 4, run, ("onnxruntime", "tokenizers"))
+BUNDLE = Stage("bundle", 5, run, ("onnxruntime", "tokenizers"))

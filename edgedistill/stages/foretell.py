@@ -28,7 +28,7 @@ import numpy.typing as npt
 from edgedistill import plugins
 from edgedistill.recipe import SliceByColumn
 from edgedistill.report import mean_figure
-from edgedistill.serving import given, open_for
+from edgedistill.serving import open_for, output
 from edgedistill.slices import BUILT_IN, bare_words, baseline, member_of
 from edgedistill.stages.benchmark import Entry
 from edgedistill.stages.prepare import read_settings
@@ -81,7 +81,7 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
     )
     encoded = [model.encode(text) for text in held.texts]
     ours = [
-        task.answer(given(task, model, ids)[0], settings, text, offsets) for text, (ids, offsets) in zip(held.texts, encoded, strict=True)
+        task.answer(output(task, model, ids), settings, text, offsets) for text, (ids, offsets) in zip(held.texts, encoded, strict=True)
     ]
     said = teacher_logits(labels / "labels.parquet", held.keys, task, settings)
     theirs = [task.answer(row, settings, text) for text, row in zip(held.texts, said, strict=True)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,25 @@ import numpy as np
 from edgedistill.bundle_format import Golden, Manifest, read_bundle, read_golden
 from edgedistill.errors import BundleError, EdgedistillError
 from edgedistill.plugins import find
-from edgedistill.serving import first_line, given, open_for
+from edgedistill.serving import first_line, open_for, output, writes
 
 CHUNK = 16  # vectors that a runner is asked at a time
-Given = tuple[list[int], Any, Any]  # ids, logits and answer of one text
+
+
+@dataclass(frozen=True)
+class Given:
+    """What was given for one golden vector's text. likeliest: of an answer that is written, the token that comes first at each place of the golden one."""
+
+    ids: list[int]
+    logits: Any
+    answer: Any
+    likeliest: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
 class Result:
     """What verify saw. worst_logit: largest difference from a golden logit. near_ties: vectors without a golden answer, since rounding decides it.
+    tokens: of golden answers that are written, same: how many of them come first here as they did there, each told the golden ones before it.
     wrong: what differs, a sentence each, at most one a vector."""
 
     name: str
@@ -34,6 +44,8 @@ class Result:
     worst_logit: float
     logit_bound: float
     near_ties: int = 0
+    same: int = 0
+    tokens: int = 0
     wrong: list[str] = field(default_factory=list)
 
     @property
@@ -62,35 +74,47 @@ def verify(folder: Path) -> Result:
     def asked(golden: Golden) -> Given:
         ids, offsets = model.encode(golden.text)
         if ids != golden.ids:  # perhaps none that the model knows
-            return ids, [], None
-        output, numbers = given(task, model, ids)
-        return ids, numbers, task.answer(output, settings, golden.text, offsets)["answer"]
+            return Given(ids, [], None)
+        said = output(task, model, ids)
+        held = model.forced(ids, golden.written) if writes(task) else None
+        answer = task.answer(said, settings, golden.text, offsets)["answer"]
+        return Given(ids, held.scores, answer, held.likeliest) if held else Given(ids, said, answer)
 
-    vectors = list(read_golden(folder / "golden.jsonl"))
-    if not vectors:
-        raise BundleError("golden.jsonl holds no vector.", where=str(folder), write="Compile the bundle anew.")
+    vectors = golden_of(folder, manifest.task)
     return held_against(manifest.name, manifest.logit_bound, ((golden, asked(golden)) for golden in vectors))
 
 
+def golden_of(folder: Path, task: str) -> list[Golden]:
+    """The golden vectors of a bundle of a task. Raises BundleError when there is none, or when they lack what is asked today."""
+    vectors = list(read_golden(folder / "golden.jsonl"))
+    if not vectors or (writes(find("tasks", task)) and not all(vector.written for vector in vectors)):
+        lacks = "no vector" if not vectors else "answers without their tokens"
+        raise BundleError(f"golden.jsonl holds {lacks}.", where=str(folder), write="Compile the bundle anew.")
+    return vectors
+
+
 def held_against(name: str, logit_bound: float, pairs: Iterable[tuple[Golden, Given]]) -> Result:
-    """Each golden vector beside what was given for its text: ids equal, logits within the bound, answers equal."""
-    worst, wrong, count, ties = 0.0, [], 0, 0
-    for count, (golden, (ids, logits, said)) in enumerate(pairs, 1):
+    """Each golden vector beside what was given for its text: ids equal, logits within the bound, answers equal.
+
+    Of answers that are written it is counted how many of their tokens come first here too; that alone makes no vector wrong, since every token's
+    probability lies within the bound and every answer that rounding does not decide is the golden one.
+    """
+    worst, wrong, count, ties, same, tokens = 0.0, [], 0, 0, 0, 0
+    for count, (golden, given) in enumerate(pairs, 1):
         ties += golden.answer is None
-        if ids != golden.ids:
-            wrong.append(f"vector {count}, {golden.text[:40]!r}: token ids {_short(ids)} instead of {_short(golden.ids)}")
+        tokens += len(golden.written)
+        if given.ids != golden.ids:
+            wrong.append(f"vector {count}, {golden.text[:40]!r}: token ids {_short(given.ids)} instead of {_short(golden.ids)}")
             continue
-        ours, theirs = np.asarray(logits, dtype=np.float32), np.asarray(golden.logits, dtype=np.float32)
-        if ours.shape != theirs.shape:  # of an answer that is written: more tokens or fewer
-            wrong.append(f"vector {count}, {golden.text[:40]!r}: answer {json.dumps(said)} instead of {json.dumps(golden.answer)}")
-            continue
-        difference = float(np.abs(ours - theirs).max())
+        same += sum(one == other for one, other in zip(given.likeliest, golden.likeliest, strict=True))
+        difference = float(np.abs(np.asarray(given.logits, np.float32) - np.asarray(golden.logits, np.float32)).max())
         worst = max(worst, difference)
         if not difference <= logit_bound:  # written so that a NaN is wrong too
             wrong.append(f"vector {count}, {golden.text[:40]!r}: a logit differs by {difference:.4f}, allowed {logit_bound}")
-        elif golden.answer is not None and said != golden.answer:
-            wrong.append(f"vector {count}, {golden.text[:40]!r}: answer {json.dumps(said)} instead of {json.dumps(golden.answer)}")
-    return Result(name, count, worst, logit_bound, ties if ties < count else 0, wrong)  # a task of numbers has no golden answer at all
+        elif golden.answer is not None and given.answer != golden.answer:
+            wrong.append(f"vector {count}, {golden.text[:40]!r}: answer {json.dumps(given.answer)} instead of {json.dumps(golden.answer)}")
+    ties = ties if ties < count else 0  # a task of numbers has no golden answer at all
+    return Result(name, count, worst, logit_bound, ties, same, tokens, wrong)
 
 
 def hello(folder: Path, manifest: Manifest, first_text: str, threads: int, kv_cache: str = "f16") -> dict[str, Any]:
@@ -105,7 +129,13 @@ def on_runner(name: str, logit_bound: float, vectors: list[Golden], runner: Any)
     for begin in range(0, len(vectors), CHUNK):
         chunk = vectors[begin : begin + CHUNK]
         said = runner.ask({"texts": [golden.text for golden in chunk], "wants": ["ids", "logits", "answers"]})
-        pairs += zip(chunk, zip(said["ids"], said["logits"], (one["answer"] for one in said["answers"]), strict=True), strict=True)
+        answers = [one["answer"] for one in said["answers"]]
+        if not chunk[0].written:
+            pairs += zip(chunk, map(Given, said["ids"], said["logits"], answers), strict=True)
+            continue
+        held = runner.ask({"forced": [{"ids": golden.ids, "answer": golden.written} for golden in chunk]})["forced"]
+        scores, likeliest = ([one[name] for one in held] for name in ("scores", "likeliest"))
+        pairs += zip(chunk, map(Given, said["ids"], scores, answers, likeliest), strict=True)
     return held_against(name, logit_bound, pairs)
 
 
@@ -113,9 +143,10 @@ def summary(result: Result) -> str:
     """One line for people."""
     if result.good:
         ties = f"; near ties, whose answer rounding decides: {result.near_ties}" if result.near_ties else ""
+        tokens = f"; {result.same} of {result.tokens} tokens are the likeliest here too" if result.tokens else ""
         return (
             f"{result.name}: {result.vectors} golden vectors equal, logits within {result.worst_logit:.2g} "
-            f"(allowed {result.logit_bound:g}){ties}"
+            f"(allowed {result.logit_bound:g}){tokens}{ties}"
         )
     return f"{result.name}: {len(result.wrong)} of {result.vectors} golden vectors differ. First: {result.wrong[0]}"
 

@@ -50,6 +50,7 @@ json Bundle::check() {
     };
     const Tokens tokens = model_->encode(text, 0);
     if (json(tokens.ids) != golden.at("ids")) return differs("ids", tokens.ids, golden.at("ids"));
+    if (golden.at("answer").is_null() && golden.contains("written")) continue;  // a near tie: from there on another answer is written
     const Output output = model_->run(tokens, true);
     const json said = answer(manifest_.at("task").get<std::string>(), settings_, output, text, tokens).at("answer");
     const json wanted = golden.at("logits").flatten();  // path → number, in no order that matters: both sides have it

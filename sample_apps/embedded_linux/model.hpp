@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,6 +26,13 @@ struct Output {
   std::int64_t first_ns = 0;
 };
 
+// A given answer held against what would have been written: at each of its places the token that comes first without the grammar, and the log-probability
+// of the given one.
+struct Forced {
+  std::vector<std::int64_t> likeliest;
+  std::vector<float> scores;
+};
+
 class Model {
  public:
   virtual ~Model() = default;
@@ -34,6 +42,9 @@ class Model {
 
   // Runs the model on one text. constrained: what is written is held to the task's grammar. Throws std::runtime_error when it cannot.
   virtual Output run(const Tokens& tokens, bool constrained) = 0;
+
+  // A given answer to a prompt. Throws std::runtime_error when the model writes none.
+  virtual Forced forced(const std::vector<std::int64_t>&, const std::vector<std::int64_t>&) { throw std::runtime_error("this model writes no answers"); }
 };
 
 extern const char* const ENGINE_FORMAT;  // of the bundles that this engine runs

@@ -79,6 +79,16 @@ json loops(int times) {
   return {{"loop_ns", out}};
 }
 
+// Given answers, each held against what the model would have written.
+json hold(Model& model, const json& pairs) {
+  json out = json::array();
+  for (const json& one : pairs) {
+    const Forced found = model.forced(one.at("ids").get<std::vector<std::int64_t>>(), one.at("answer").get<std::vector<std::int64_t>>());
+    out.push_back({{"likeliest", found.likeliest}, {"scores", found.scores}});
+  }
+  return {{"forced", out}};
+}
+
 void say(const json& line) { std::cout << line.dump(-1, ' ', false, json::error_handler_t::replace) << std::endl; }
 
 }  // namespace
@@ -96,7 +106,9 @@ int main() try {
   say({{"load_ms", static_cast<double>(loaded - begin) / 1e6}, {"cold_start_ms", cold}, {"baseline_bytes", baseline}, {"peak_bytes", peak_bytes()}});
   while (std::getline(std::cin, line)) {
     const json request = json::parse(line);
-    say(request.contains("loop") ? loops(request.at("loop").get<int>()) : measure(*model, hello, request));
+    say(request.contains("loop")     ? loops(request.at("loop").get<int>())
+        : request.contains("forced") ? hold(*model, request.at("forced"))
+                                     : measure(*model, hello, request));
   }
   return 0;
 } catch (const std::exception& problem) {

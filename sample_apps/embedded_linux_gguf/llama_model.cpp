@@ -150,8 +150,7 @@ class Decoder : public Model {
 
   // The likeliest token again and again, until the stop token or the room's end: edgedistill/writer.py says how and why.
   Output run(const Tokens& tokens, bool constrained) override {
-    llama_context* context = loaded_.context.get();
-    llama_memory_clear(llama_get_memory(context), true);
+    llama_memory_clear(llama_get_memory(loaded_.context.get()), true);
     std::unique_ptr<llama_sampler, Loaded::Free> rules;
     if (constrained && !grammar_.empty()) {
       rules.reset(llama_sampler_init_grammar(loaded_.vocabulary, grammar_.c_str(), "root"));
@@ -162,10 +161,7 @@ class Decoder : public Model {
     std::vector<llama_token> given(tokens.ids.begin(), tokens.ids.end());
     const auto most = static_cast<std::size_t>(loaded_.room) - given.size();
     while (output.ids.size() < most) {
-      const int failed = llama_decode(context, llama_batch_get_one(given.data(), static_cast<std::int32_t>(given.size())));
-      const float* logits = failed != 0 ? nullptr : llama_get_logits_ith(context, -1);
-      if (logits == nullptr) throw std::runtime_error("llama.cpp could not run the model (code " + std::to_string(failed) + ")");
-      const auto [token, logarithm] = next(logits, rules.get());
+      const auto [token, logarithm] = next(read(given), rules.get());
       output.ids.push_back(token);
       output.numbers.push_back(logarithm);
       if (output.ids.size() == 1)
@@ -176,6 +172,21 @@ class Decoder : public Model {
       given = {token};
     }
     return output;
+  }
+
+  // Read token by token, as it would have been written: one pass over all of it rounds otherwise.
+  Forced forced(const std::vector<std::int64_t>& prompt, const std::vector<std::int64_t>& answer) override {
+    llama_memory_clear(llama_get_memory(loaded_.context.get()), true);
+    std::vector<llama_token> given(prompt.begin(), prompt.end());
+    Forced out;
+    for (const std::int64_t token : answer) {
+      const float* logits = read(given);
+      const llama_token likeliest = first(logits);
+      out.likeliest.push_back(likeliest);
+      out.scores.push_back(score(logits, likeliest, static_cast<llama_token>(token)));
+      given = {static_cast<llama_token>(token)};
+    }
+    return out;
   }
 
  private:
@@ -189,11 +200,23 @@ class Decoder : public Model {
     return ids;
   }
 
+  // Reads further tokens: the logits behind the last of them.
+  const float* read(std::vector<llama_token>& tokens) const {
+    llama_context* context = loaded_.context.get();
+    const int failed = llama_decode(context, llama_batch_get_one(tokens.data(), static_cast<std::int32_t>(tokens.size())));
+    const float* logits = failed != 0 ? nullptr : llama_get_logits_ith(context, -1);
+    if (logits == nullptr) throw std::runtime_error("llama.cpp could not run the model (code " + std::to_string(failed) + ")");
+    return logits;
+  }
+
+  llama_token first(const float* logits) const {
+    return static_cast<llama_token>(std::max_element(logits, logits + llama_vocab_n_tokens(loaded_.vocabulary)) - logits);
+  }
+
   // The likeliest token that the grammar takes and its log-probability without the grammar. The grammar is asked of the likeliest of all first: most of
   // the time that one is allowed, and nothing else has to be looked at.
   std::pair<llama_token, float> next(const float* logits, llama_sampler* rules) const {
-    const llama_token count = llama_vocab_n_tokens(loaded_.vocabulary);
-    const auto likeliest = static_cast<llama_token>(std::max_element(logits, logits + count) - logits);
+    const llama_token count = llama_vocab_n_tokens(loaded_.vocabulary), likeliest = first(logits);
     llama_token token = likeliest;
     if (rules != nullptr && !allowed(rules, {{likeliest, logits[likeliest], 0}})) {
       std::vector<llama_token_data> all;
@@ -201,9 +224,14 @@ class Decoder : public Model {
       for (llama_token one = 0; one < count; ++one) all.push_back({one, logits[one], 0});
       if (const auto best = allowed(rules, std::move(all))) token = *best;
     }
+    return {token, score(logits, likeliest, token)};
+  }
+
+  // Log-probability of a token.
+  float score(const float* logits, llama_token likeliest, llama_token token) const {
     double sum = 0;
-    for (llama_token one = 0; one < count; ++one) sum += std::exp(static_cast<double>(logits[one]) - logits[likeliest]);
-    return {token, static_cast<float>(static_cast<double>(logits[token]) - logits[likeliest] - std::log(sum))};
+    for (llama_token one = 0; one < llama_vocab_n_tokens(loaded_.vocabulary); ++one) sum += std::exp(static_cast<double>(logits[one]) - logits[likeliest]);
+    return static_cast<float>(static_cast<double>(logits[token]) - logits[likeliest] - std::log(sum));
   }
 
   // The likeliest of some tokens that the grammar takes next, if it takes any.

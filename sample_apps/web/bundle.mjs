@@ -90,6 +90,7 @@ export class Bundle {
       const differs = (what, given, wanted) => ({ golden: "differs", vector: place + 1, text: golden.text, [what]: given, wanted });
       const tokens = this.encode(golden.text);
       if (JSON.stringify(tokens.ids) !== JSON.stringify(golden.ids)) return differs("ids", tokens.ids, golden.ids);
+      if (golden.answer === null && golden.written) continue; // a near tie: from there on another answer is written
       const output = await turn(() => this.run(tokens.ids));
       const said = answer(this.manifest, output, golden.text, tokens).answer;
       const given = this.numbers(output).flat(), wanted = golden.logits.flat();

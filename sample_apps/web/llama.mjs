@@ -45,15 +45,16 @@ export async function openLlama(model, { max_tokens: room, target = {} }, thread
       }
       return { ...out, written: new TextDecoder().decode(Uint8Array.from(bytes)) }; // a character may be of several tokens
     },
-    /** The likeliest token behind each of `answer` but the first, each told what stands before it. */
     async forced(ids, answer) {
-      const found = [];
+      const out = { likeliest: [], scores: [] };
       await llama.kvClear();
       for (let place = 0; place < answer.length; place += 1) {
         await llama.decode(place ? [answer[place - 1]] : ids, {});
-        found.push((await llama.getLogits(1))[0].token);
+        const found = (await llama.getLogits(-1)).sort((one, other) => other.p - one.p);
+        out.likeliest.push(found[0].token);
+        out.scores.push(Math.log(found.find(({ token }) => token === answer[place]).p));
       }
-      return found;
+      return out;
     },
   };
 }

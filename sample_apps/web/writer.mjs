@@ -1,6 +1,7 @@
 // A decoder that writes its answer: how a text is put to it, and which answers are valid. What runs it is handed in: `llama` is
 //   write(ids, grammar, most) => Promise of {written, ids, scores, first_ms}: greedy, at most so many tokens, the stop token left out of the text;
-//   forced(ids, answer) => Promise of the likeliest token at each place of an answer that is given.
+//   forced(ids, answer) => Promise of {likeliest, scores}: at each place of an answer that is given, told what stands before it, the token that comes
+//   first, and the log-probability of the given one.
 
 /** {encode(text, tokens?) => ids of the whole prompt, write(ids, constrained), forced}; the prompt as edgedistill/prompts.py puts it. */
 export function openWriter(manifest, source, Tokenizer, llama) {

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from edgedistill.bundle_format import Golden
 from edgedistill.stages.bundle import decided
-from edgedistill.stages.verify import held_against, summary
+from edgedistill.stages.verify import Given, held_against, summary
 from edgedistill.tasks import classify, multi_label, tag
 
 BOUND = 0.25
@@ -60,8 +60,19 @@ def test_near_ties_of_every_task_are_seen() -> None:
 def test_verify_says_how_many_answers_rounding_decides() -> None:
     """A device that passes on answers nobody asked for, or near ties that nobody hears of."""
     sure, tie = Golden("sure", [1], [2.0, 0.0], "a"), Golden("tie", [2], [0.1, 0.0], None)
-    seen = held_against("bundle", BOUND, [(sure, ([1], [2.1, 0.0], "a")), (tie, ([2], [0.0, 0.1], "b"))])
+    seen = held_against("bundle", BOUND, [(sure, Given([1], [2.1, 0.0], "a")), (tie, Given([2], [0.0, 0.1], "b"))])
     assert seen.good and seen.near_ties == 1
     assert summary(seen) == "bundle: 2 golden vectors equal, logits within 0.1 (allowed 0.25); near ties, whose answer rounding decides: 1"
-    assert not held_against("bundle", BOUND, [(sure, ([1], [2.0, 0.0], "b"))]).good
-    assert not held_against("bundle", BOUND, [(tie, ([2], [0.1, 0.3], "b"))]).good
+    assert not held_against("bundle", BOUND, [(sure, Given([1], [2.0, 0.0], "b"))]).good
+    assert not held_against("bundle", BOUND, [(tie, Given([2], [0.1, 0.3], "b"))]).good
+
+
+def test_written_answers_are_held_token_by_token() -> None:
+    """A near tie that fails a device for what it wrote behind it, a token of another probability that passes, a count of something else."""
+    tie = Golden("tie", [1], [-0.7] * 100, None, written=[5] * 100, likeliest=[5] * 100)
+    seen = held_against("bundle", BOUND, [(tie, Given([1], [-0.6] * 100, "another", [5] * 99 + [6]))])
+    assert seen.good and (seen.same, seen.tokens) == (99, 100)
+    assert "; 99 of 100 tokens are the likeliest here too; near ties" not in summary(seen)  # all vectors are: nothing to tell apart
+    assert summary(seen).endswith("; 99 of 100 tokens are the likeliest here too")
+    far = held_against("bundle", BOUND, [(tie, Given([1], [-0.6] * 99 + [-1.2], "another", [5] * 100))])
+    assert far.wrong == ["vector 1, 'tie': a logit differs by 0.5000, allowed 0.25"]
