@@ -122,6 +122,21 @@ def test_what_is_written_is_what_transformers_writes(decoder: Any) -> None:
     assert len({len(ids) for ids in made}) > 1  # some did end before others
 
 
+def test_weights_rounded_once_give_the_same_answers(decoder: Any) -> None:
+    """A model that answers otherwise for having been made faster to ask."""
+    import copy
+
+    from edgedistill import causal
+
+    prompts, rows = [[5, 6, 7], [9] * 11, [12, 13]], [([5, 6, 7], [8, 9, 2]), ([11], [3, 2])]
+    with causal.arithmetic("bf16"):
+        before, thought = causal.write(decoder, prompts, 6), list(causal.top(decoder, rows, 4))
+        rounded = causal.settled(copy.deepcopy(decoder), "bf16")
+        assert causal.write(rounded, prompts, 6) == before
+        for one, other in zip(causal.top(rounded, rows, 4), thought, strict=True):
+            assert all(np.array_equal(mine, theirs) for mine, theirs in zip(one, other, strict=True))
+
+
 def test_the_teachers_thoughts_by_hand(decoder: Any) -> None:
     """Log-probabilities that are not those of the token they stand at, a tail that is not what the others have."""
     from edgedistill import causal

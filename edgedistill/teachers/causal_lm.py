@@ -19,7 +19,7 @@ from edgedistill.recipe import Teacher
 
 TEACHABLE = True
 WRITES = True
-AT_ONCE = 128  # answers that it writes side by side: its weights are read once for all of them
+AT_ONCE = 256  # answers that it writes side by side: its weights are read once for all of them
 
 
 def labels(model: Path, task: str) -> list[str] | None:
@@ -116,7 +116,7 @@ def logits(
 
     with causal.arithmetic(precision):
         return causal.write(
-            _opened(model), texts, max_tokens // 2, rows=AT_ONCE, told=lambda done: tick("the teacher writes", done, len(texts))
+            _opened(model, precision), texts, max_tokens // 2, rows=AT_ONCE, told=lambda done: tick("the teacher writes", done, len(texts))
         )
 
 
@@ -128,20 +128,21 @@ def top(model: Path, rows: Sequence[tuple[Sequence[int], Sequence[int]]], k: int
 
     with causal.arithmetic(precision):
         for place, ids, logs, tail in causal.top(
-            _opened(model), rows, k, told=lambda done: tick("labelling with the teacher", done, len(rows))
+            _opened(model, precision), rows, k, told=lambda done: tick("labelling with the teacher", done, len(rows))
         ):
             if not np.isfinite(logs).all():
                 raise StageError("the teacher gives logits that are not finite numbers.", where=str(model), write="Take another teacher.")
             yield place, ids, logs, tail
 
 
-_last: dict[Path, Any] = {}
+_last: dict[tuple[Path, str], Any] = {}
 
 
-def _opened(model: Path) -> Any:
+def _opened(model: Path, precision: str) -> Any:
     """The model that was asked last stays loaded."""
+    from edgedistill import causal
 
-    if model not in _last:
+    if (model, precision) not in _last:
         _last.clear()
-        _last[model] = load_decoder(model)
-    return _last[model]
+        _last[model, precision] = causal.settled(load_decoder(model), precision)
+    return _last[model, precision]
