@@ -68,7 +68,7 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
     if by_token:
         columns |= columns_of([said[places[number]] for number in fits], ours)
     own = OWN_TEXT in needs_of(losses) and any(loss.get("share", 0) > 0 for loss in losses)
-    judge = Judge(load_decoder(teacher / "model"), ours) if own and teacher is not None else None
+    judge = Judge(causal.settled(load_decoder(teacher / "model"), params.precision), ours) if own and teacher is not None else None
     steps = max(1, round(params.share * steps))
     objective = Objective(losses, student, stop, most, judge, params.seed, steps)
     objective.train()
