@@ -152,7 +152,8 @@ def test_web_page_writes(playwright: Path, gguf_bundles: dict[str, Path], tmp_pa
     out = tmp_path / "app"
     assemble("web", gguf_bundles["llama"], out)
     assert not list((out / "vendor").glob("ort*"))
-    golden = next(vector for vector in read_golden(gguf_bundles["llama"] / "golden.jsonl") if vector.text in SENTENCES)
+    vectors = read_golden(gguf_bundles["llama"] / "golden.jsonl")
+    golden = next(vector for vector in vectors if vector.answer and vector.text.isascii() and vector.text.isprintable())  # no near tie
     done = opened_page(out, playwright, golden.text, tmp_path / "page.png")
     assert done.returncode == 0, done.stdout + done.stderr
     online, checked, offline = (json.loads(line) for line in done.stdout.splitlines())
