@@ -107,7 +107,8 @@ def held_against(name: str, logit_bound: float, pairs: Iterable[tuple[Golden, Gi
             wrong.append(f"vector {count}, {golden.text[:40]!r}: token ids {_short(given.ids)} instead of {_short(golden.ids)}")
             continue
         same += sum(one == other for one, other in zip(given.likeliest, golden.likeliest, strict=True))
-        difference = float(np.abs(np.asarray(given.logits, np.float32) - np.asarray(golden.logits, np.float32)).max())
+        ours, theirs = np.asarray(given.logits, np.float32), np.asarray(golden.logits, np.float32)
+        difference = float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape else float("inf")
         worst = max(worst, difference)
         if not difference <= logit_bound:  # written so that a NaN is wrong too
             wrong.append(f"vector {count}, {golden.text[:40]!r}: a logit differs by {difference:.4f}, allowed {logit_bound}")
