@@ -100,12 +100,13 @@ def write(
     top_p: float = 1.0,
     rows: int = ROWS_A_BATCH,
     told: Callable[[int], None] = lambda done: None,
+    seen: Callable[[list[int], Any], None] = lambda places, logits: None,
 ) -> list[list[int]]:
     """What the model writes behind each prompt, at most `most` tokens; the stop token is the last where it came to one.
 
     temperature: 0 takes the likeliest token, else texts are sampled: from the likeliest tokens that together have the probability top_p, LIKELIEST of
     them at most. (To sort tens of thousands of tokens a text, as generate() of transformers does, takes four times as long as the model.) rows: a
-    batch, which texts leave when they have ended.
+    batch, which texts leave when they have ended. seen: is shown which prompts go on and the logits of their next tokens, [prompts, vocabulary].
     """
     stop = stop_token(model)
     order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
@@ -123,11 +124,12 @@ def write(
                 mask[row, longest - len(prompts[place]) :] = 1
             positions, cache = (mask.cumsum(-1) - 1).clamp(min=0), None
             for _ in range(most):
-                seen = model(
+                out = model(
                     input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
                 )
-                cache = seen.past_key_values
-                ids = _next(seen.logits[:, -1], temperature, top_p)
+                cache = out.past_key_values
+                seen(places, out.logits[:, -1])
+                ids = _next(out.logits[:, -1], temperature, top_p)
                 for place, token in zip(places, ids[:, 0].tolist(), strict=True):
                     found[place].append(token)
                 going_on = (ids[:, 0] != stop).nonzero()[:, 0]
@@ -176,6 +178,24 @@ def top(
             for place, *parts in zip(places, *(part.split(counts) for part in (ids, logs, tail)), strict=True):
                 yield place, parts[0].numpy(), parts[1].numpy(), parts[2].numpy()
             told(begin + len(places))
+
+
+def write_and_think(
+    model: Any, prompts: Sequence[Sequence[int]], most: int, k: int, *, rows: int, told: Callable[[int], None] = lambda done: None
+) -> list[tuple[list[int], npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+    """What the model writes behind each prompt, greedily, and what it thinks of each token that it writes: (answer, and as of `top` ids,
+    log-probabilities and the rest's). `top` of these answers says the same, in another pass over them."""
+    thought: list[list[Any]] = [[] for _ in prompts]
+
+    def keep(places: list[int], logits: Any) -> None:
+        for place, *token in zip(places, *likeliest(logits, k), strict=True):
+            thought[place].append(token)
+
+    answers = write(model, prompts, most, rows=rows, told=told, seen=keep)
+    return [
+        (answer, *(torch.stack(part).numpy() for part in zip(*tokens, strict=True)))  # type: ignore[misc]
+        for answer, tokens in zip(answers, thought, strict=True)
+    ]
 
 
 def likeliest(logits: Any, k: int) -> tuple[Any, Any, Any]:

@@ -150,6 +150,22 @@ def test_the_teachers_thoughts_by_hand(decoder: Any) -> None:
         np.testing.assert_allclose(np.exp(logs).sum(-1) + np.exp(tail), 1, atol=1e-5)
 
 
+def test_thoughts_while_writing_are_those_of_a_second_pass(decoder: Any) -> None:
+    """Thoughts that stand at another text's token once a text has left the batch, or behind the token instead of before it."""
+    from edgedistill import causal
+
+    draw = np.random.default_rng(0)
+    prompts = [draw.integers(3, decoder.config.vocab_size, size=size).tolist() for size in draw.integers(1, 9, size=40)]
+    made = causal.write_and_think(decoder, prompts, 12, 4, rows=8)
+    answers = [answer for answer, *_ in made]
+    assert answers == causal.write(decoder, prompts, 12, rows=8) and len({len(answer) for answer in answers}) > 1
+    for place, ids, logs, tail in causal.top(decoder, list(zip(prompts, answers, strict=True)), 4):
+        _, written, log, rest = made[place]
+        assert np.array_equal(written[:, 0], answers[place]) and np.array_equal(written[:, 0], ids[:, 0])
+        np.testing.assert_allclose(log, logs, atol=1e-4)
+        np.testing.assert_allclose(rest, tail, atol=1e-4)
+
+
 def test_own_answers_are_written_scored_and_used_again(decoder: Any) -> None:
     """On-policy distillation that learns from the fixed answers after all, whose replay writes every time, or that lets a student write
     before it has learned to.

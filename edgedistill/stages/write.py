@@ -123,22 +123,19 @@ def label(out: Path, params: WriteParams, *, prepared: Path, teacher: Path, tran
             asked = [prompts.encode(rows.texts[place])[0] for place in places]
             answers = [None if given[place] is None else [*prompts.answer(given[place] or ""), stop] for place in places]
             silent = [number for number, answer in enumerate(answers) if answer is None]
-            made = kind.logits(
-                folder, [asked[number] for number in silent], [], task.HUB_TASK, params.teacher, params.max_tokens, params.precision
-            )
-            for number, ids in zip(silent, made, strict=True):
-                answers[number] = ids
-            cut = [list(answer or [stop])[: params.max_tokens // 2] for answer in answers]
-            found: dict[int, dict[str, Any]] = {}
-            for number, ids, logs, tail in kind.top(folder, list(zip(asked, cut, strict=True)), TOP, params.precision):
-                found[number] = {"top": ids.astype(small).tobytes(), "logs": logs.astype(np.float16).tobytes()} | {
-                    "tail": tail.astype(np.float16).tobytes()
-                }
+            most, kept = params.max_tokens // 2, {}
+            made = kind.write_and_think(folder, [asked[number] for number in silent], most, TOP, params.precision)
+            for number, (ids, *thought) in zip(silent, made, strict=True):
+                answers[number], kept[number] = ids, _packed(small, *thought)
+            cut = [list(answer or [stop])[:most] for answer in answers]
+            told = [number for number in range(len(places)) if number not in kept]
+            for number, *thought in kind.top(folder, [(asked[number], cut[number]) for number in told], TOP, params.precision):
+                kept[told[number]] = _packed(small, *thought)
             columns = {
                 "key": [rows.keys[place] for place in places],
                 "written": [text_of(prompts, ids, stop) for ids in cut],
                 "ids": cut,
-                **{name: [found[number][name] for number in range(len(places))] for name in ("top", "logs", "tail")},
+                **{name: [kept[number][name] for number in range(len(places))] for name in ("top", "logs", "tail")},
             }
             pq.write_table(pa.table(columns), file.with_suffix(".part"))
             file.with_suffix(".part").replace(file)  # existence means completeness
@@ -151,6 +148,11 @@ def label(out: Path, params: WriteParams, *, prepared: Path, teacher: Path, tran
     facts = {"rows": len(order), "tokens": tokens, "bytes_a_token": size / max(1, tokens), "k": TOP}
     facts["bytes_a_token_on_disk"] = (out / "labels.parquet").stat().st_size / max(1, tokens)
     (out / "facts.json").write_text(json.dumps(facts, indent=1))
+
+
+def _packed(small: Any, ids: npt.NDArray[np.int64], logs: npt.NDArray[np.float32], tail: npt.NDArray[np.float32]) -> dict[str, bytes]:
+    """What the teacher thinks of an answer's tokens, as a row of the table holds it. small: the type of an id."""
+    return {"top": ids.astype(small).tobytes(), "logs": logs.astype(np.float16).tobytes(), "tail": tail.astype(np.float16).tobytes()}
 
 
 def stop_id(folder: Path) -> int:
@@ -203,4 +205,4 @@ def read_said(path: Path, keys: Sequence[str]) -> list[Said]:
 _PACKAGES = ("torch", "transformers", "tokenizers")
 UNPACK = Stage("unpack", 1, unpack, ("transformers", "gguf"))
 TEACH = Stage("teacher", 3, fine_tune, _PACKAGES)
-LABEL = Stage("label", 3, label, _PACKAGES)
+LABEL = Stage("label", 4, label, _PACKAGES)

@@ -14,7 +14,8 @@ A teacher is a module, free of torch when imported, with
   `positions` ((text, offsets of its tokens) → which tokens answer for its words) a list of float32 [words, classes], one a text.
 
 A teacher that writes (causal_lm) is adopted first and taught then; its `texts` are token ids of prompts, a label the ids of the answer with the stop
-token, `logits` the ids that it writes. It also has `top(model, rows, k, precision)`: what it thinks of each token of given answers (`causal.top`).
+token, `logits` the ids that it writes. It also has `top(model, rows, k, precision)`: what it thinks of each token of given answers (`causal.top`), and
+`write_and_think(model, texts, most, k, precision)`: what it writes, with what it thinks of each token of it (`causal.write_and_think`).
 
 `task` is the name that optimum's TasksManager gives it.
 """

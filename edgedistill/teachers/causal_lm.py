@@ -122,17 +122,34 @@ def logits(
 
 def top(model: Path, rows: Sequence[tuple[Sequence[int], Sequence[int]]], k: int, precision: str) -> Iterator[Any]:
     """What it thinks of each token of given answers: `causal.top`. Raises StageError when it thinks in numbers that are not finite."""
-    import numpy as np
-
     from edgedistill import causal
 
     with causal.arithmetic(precision):
         for place, ids, logs, tail in causal.top(
             _opened(model, precision), rows, k, told=lambda done: tick("labelling with the teacher", done, len(rows))
         ):
-            if not np.isfinite(logs).all():
-                raise StageError("the teacher gives logits that are not finite numbers.", where=str(model), write="Take another teacher.")
+            _check(logs, model)
             yield place, ids, logs, tail
+
+
+def write_and_think(model: Path, texts: Sequence[Sequence[int]], most: int, k: int, precision: str) -> list[Any]:
+    """What it writes behind each prompt and thinks of each token of it: `causal.write_and_think`. Raises StageError as `top` does."""
+    from edgedistill import causal
+
+    with causal.arithmetic(precision):
+        found = causal.write_and_think(
+            _opened(model, precision), texts, most, k, rows=AT_ONCE, told=lambda done: tick("the teacher writes", done, len(texts))
+        )
+    for _, _, logs, _ in found:
+        _check(logs, model)
+    return found
+
+
+def _check(logs: Any, model: Path) -> None:
+    import numpy as np
+
+    if not np.isfinite(logs).all():
+        raise StageError("the teacher gives logits that are not finite numbers.", where=str(model), write="Take another teacher.")
 
 
 _last: dict[tuple[Path, str], Any] = {}

@@ -3,8 +3,8 @@
 python -m tests.benchmarks.on_policy RECIPE [ROWS.jsonl]      a recipe of task generate whose losses have on_policy; its store is used and filled
 
 ROWS.jsonl: rows in the place of the recipe's test rows, for narrower intervals: `make_data.py --test-rows 3000 --out FOLDER` draws more voice commands
-of the same unseen templates. The teacher, which takes longest, is then left out. Answers are written by llama.cpp from the float16 export, under the
-grammar; differences are paired, with 95 % intervals.
+of the same unseen templates. Answers are written in torch, greedily and without the grammar, by the teacher and by every student; differences are paired,
+with 95 % intervals.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ from pathlib import Path
 
 import numpy as np
 
-from edgedistill import plugins
+from edgedistill import causal, plugins
+from edgedistill.models import load_decoder
 from edgedistill.pipeline import build
+from edgedistill.prompts import open_prompts
 from edgedistill.recipe import read_recipe
 from edgedistill.report import mean_figure
 from edgedistill.sources import home
 from edgedistill.stages.prepare import read_settings
+from edgedistill.stages.write import stop_id, text_of
 from edgedistill.store import Store
 from edgedistill.tables import read_rows
 from edgedistill.target import find_target
-from edgedistill.writer import open_writer
+from edgedistill.training import best_precision
 
 
 def main() -> None:
@@ -38,29 +41,29 @@ def main() -> None:
 
     build(recipe, [target], make, home(), "export")
     prepared = next(artifact for name, _, artifact, _ in made if name == "prepare").path
-    runs = {artifact.key: params.run for name, params, artifact, _ in made if name == "distill"}
-    graphs = {
-        runs[inputs["model"].key]: artifact.path for name, _, artifact, inputs in made if name == "export" and inputs["model"].key in runs
-    }
-    graphs["teacher"] = next(artifact.path for name, _, artifact, inputs in made if name == "export" and inputs["model"].key not in runs)
+    models = {params.run: artifact.path / "model" for name, params, artifact, _ in made if name == "distill"}
+    models["teacher"] = next(artifact.path / "model" for name, _, artifact, _ in made if name == "teacher")
     test, task, settings = read_rows(prepared / "test.parquet"), plugins.find("tasks", recipe.task), read_settings(prepared)
     texts, targets = test.texts, [test.target(row) for row in range(len(test))]
     if len(sys.argv) > 2:
         given = [json.loads(line) for line in Path(sys.argv[2]).read_text(encoding="utf-8").splitlines()]
         texts = [row[recipe.data.text] for row in given]
         targets = [task.read(row[recipe.data.label], row[recipe.data.text], recipe.data) for row in given]
-    if len(sys.argv) > 2:
-        del graphs["teacher"]
     right = {}
-    for run, folder in graphs.items():
-        writer = open_writer(folder / "model.gguf", folder / "tokenizer.json", recipe.student.max_tokens, 1, settings)
-        said = [task.answer(writer.write(writer.encode(text)[0]), settings)["target"] for text in texts]
+    for run, folder in models.items():
+        prompts = open_prompts(folder / "tokenizer.json", settings, recipe.student.max_tokens)
+        stop = stop_id(folder)
+        with causal.arithmetic(best_precision()):
+            model = causal.settled(load_decoder(folder), best_precision())
+            written = causal.write(model, [prompts.encode(text)[0] for text in texts], recipe.student.max_tokens // 2, rows=256)
+        said = [task.answer(text_of(prompts, ids, stop), settings)["target"] for ids in written]
         right[run] = np.array([task.judge(one, target, settings)[0] for one, target in zip(said, targets, strict=True)])
         figure = mean_figure(right[run])
         print(
             f"{run:<12} exact match {100 * figure.value:5.1f} [{100 * figure.low:.1f} to {100 * figure.high:.1f}] of {len(texts)}",
             flush=True,
         )
+    print(f"of the teacher's exact match: {right['distilled'].mean() / right['teacher'].mean():.3f}")
     pairs = [("distilled", "off_policy"), ("distilled", "labels"), ("off_policy", "labels"), ("distilled", "teacher")]
     for one, other in [pair for pair in pairs if pair[1] in right]:
         figure = mean_figure(right[one] - right[other])
