@@ -32,6 +32,7 @@ from edgedistill.training import best_precision
 
 def main() -> None:
     recipe = read_recipe(Path(sys.argv[1]))
+    recipe = recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"control": True})})
     target = find_target(recipe.compile.targets[0], folder=recipe.folder)
     store, made = Store(home() / "store"), []
 
