@@ -4,6 +4,9 @@ A result stands under a key made of the stage's name and version, its params, th
 can change its bytes. It is written in a draft folder and renamed into place last, so its existence means that it is complete. The draft's
 name is the key too, so a killed stage finds its own checkpoints again; a file lock on the draft lets two builders race: the second waits and
 then finds the first one's result.
+
+A result that does not stand for good, as figures of a machine whose clock drifted, serves the build that made it, under a key of its own, so
+that what is made of it is no later build's either: the next build makes it again.
 """
 
 from __future__ import annotations
@@ -40,12 +43,14 @@ class Stage:
     """A function `run(out, params, **inputs)` with the facts that make its key.
 
     version: raised by hand whenever the same params and inputs would give other bytes. packages: whose versions change the result.
+    stands: whether what `run` wrote in a folder is found again by later builds; all of it is where nothing is said.
     """
 
     name: str
     version: int
     run: Callable[..., None]
     packages: tuple[str, ...] = ()
+    stands: Callable[[Path], bool] = lambda folder: True
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,8 @@ class Store:
         seconds = json.loads(spent.read_text())
         spent.unlink()
         shutil.rmtree(draft / "checkpoints", ignore_errors=True)  # of use only until the stage is done
+        if not stage.stands(draft):
+            key = hashlib.sha256(f"{key} {time.time_ns()}".encode()).hexdigest()
         record = {
             "stage": stage.name,
             "key": key,

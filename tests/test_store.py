@@ -41,6 +41,19 @@ def test_second_build_is_a_hit(tmp_path: Path) -> None:
     assert (second.path / "a.txt").read_text() == "x"
 
 
+def test_a_result_that_does_not_stand_is_made_again(tmp_path: Path) -> None:
+    """Figures of a clock that drifted kept for good, though the advice is to measure again; a stage after it that finds its own of the last time."""
+    store = Store(tmp_path)
+    shaky = Stage("shaky", 1, write, stands=lambda folder: len(calls) > 2)
+    after = Stage("after", 1, lambda out, params, shaky: calls.append("after"))
+    calls.clear()
+    for cached in (False, False, True):
+        one = store.build(shaky, {"text": "x"})
+        assert one.cached is cached and (one.path / "a.txt").read_text() == "x"
+        assert store.build(after, {}, shaky=one).cached is cached
+    assert calls == ["write", "after", "write", "after"]
+
+
 def test_every_part_of_the_key_counts(tmp_path: Path) -> None:
     """A stale result handed out after the params, the stage's version, an input or a package changed."""
     store = Store(tmp_path)
