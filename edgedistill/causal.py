@@ -65,9 +65,11 @@ class Trunk(torch.nn.Module):
 
     def forward(self, input_ids: Any, attention_mask: Any, chosen: Any) -> Any:
         """Logits at the tokens that `chosen` (bool [rows, tokens]) names, float [tokens chosen, vocabulary], row by row."""
-        states = self.base(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[chosen]
-        weight = self.base.get_input_embeddings().weight if self.tied else self.head.weight
-        return torch.nn.functional.linear(states, weight)
+        return self.logits(self.base(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[chosen])
+
+    def logits(self, states: Any) -> Any:
+        """Of last hidden states, float [tokens, width]: float [tokens, vocabulary]."""
+        return torch.nn.functional.linear(states, self.base.get_input_embeddings().weight if self.tied else self.head.weight)
 
 
 class Answers(torch.nn.Module):

@@ -6,7 +6,7 @@ like the student's own weights. The objective also watches over the run, so that
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -116,45 +116,24 @@ class Objective(torch.nn.Module):
         if not any(term.attach for term in self.terms):
             return
         probe = {"input_ids": torch.zeros(1, 4, dtype=torch.int64), "attention_mask": torch.ones(1, 4, dtype=torch.int64)}
-        was, state = self.student.training, torch.get_rng_state()
+        was = self.student.training
         self.student.eval()
         ours = self._watched.sizes(**probe)
         theirs = (
             self._teacher[0].sizes(**probe) if self._teacher else Sizes(embedding=len(columns[EMBEDDING][0]) if EMBEDDING in columns else 0)
         )
-        torch.manual_seed(0)  # projections start the same way each time, and leave the run's other random choices alone
-        for place, term in enumerate(self.terms):
-            if term.attach:
-                term.parts = term.attach(ours, theirs, term.options)
-                if isinstance(term.parts, torch.nn.Module):  # what is to be trained
-                    self.add_module(f"parts_{place}", term.parts)
-        torch.set_rng_state(state)
+        attach(self, self.terms, ours, theirs)
         self.student.train(was)
 
     # --- guards -----------------------------------------------------------------------------------------------------------------------
 
     def balance(self, batches: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
-        """How hard each weighted term pulls at the student before the first step, and what to say of it.
-
-        Gives, for each term, its kind, weight and the mean gradient norm over `batches`, and the warnings. Raises StageError when a term
-        is lost beside another one.
-        """
+        """How hard each weighted term pulls at the student before the first step, and what to say of it, as the function `balance` gives it."""
         was = self.training
         self.eval()
-        weights = [weight for weight in self.student.parameters() if weight.requires_grad]
-        norms = np.zeros(len(self.terms))
-        for batch in batches:
-            for place, value in enumerate(self.values(batch)):
-                if not value.requires_grad:
-                    continue
-                pulls = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
-                norms[place] += float(torch.stack([pull.float().norm() for pull in pulls if pull is not None]).norm()) / len(batches)
+        found = balance(self.terms, self.values, self.student, batches)
         self.train(was)
-        facts = [
-            {"kind": term.kind, "weight": term.options.weight, "gradient_norm": float(f"{norm:.4g}")}
-            for term, norm in zip(self.terms, norms, strict=True)
-        ]
-        return facts, unbalanced(facts)
+        return found
 
     def _watch(self, values: list[Any], columns: dict[str, Any]) -> None:
         """Stop a run that broke, or that learns nothing."""
@@ -198,6 +177,41 @@ class Objective(torch.nn.Module):
         self._watched.close()
         for teacher in self._teacher:
             teacher.close()
+
+
+def attach(objective: torch.nn.Module, terms: Sequence[Term], ours: Sizes, theirs: Sizes) -> None:
+    """Give each loss what it owns for a student and a teacher of these sizes, as a part of the objective where it is to be trained."""
+    state = torch.get_rng_state()
+    torch.manual_seed(0)  # projections start the same way each time, and leave the run's other random choices alone
+    for place, term in enumerate(terms):
+        if term.attach:
+            term.parts = term.attach(ours, theirs, term.options)
+            if isinstance(term.parts, torch.nn.Module):  # what is to be trained
+                objective.add_module(f"parts_{place}", term.parts)
+    torch.set_rng_state(state)
+
+
+def balance(
+    terms: Sequence[Term], values: Callable[[dict[str, Any]], Sequence[Any]], student: torch.nn.Module, batches: Sequence[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """How hard each weighted term pulls at the student before the first step, and what to say of it.
+
+    values: the weighted loss of each term, of a batch. Gives, for each term, its kind, weight and the mean gradient norm over `batches`, and the
+    warnings. Raises StageError when a term is lost beside another one.
+    """
+    weights = [weight for weight in student.parameters() if weight.requires_grad]
+    norms = np.zeros(len(terms))
+    for batch in batches:
+        for place, value in enumerate(values(batch)):
+            if not value.requires_grad:
+                continue
+            pulls = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
+            norms[place] += float(torch.stack([pull.float().norm() for pull in pulls if pull is not None]).norm()) / len(batches)
+    facts = [
+        {"kind": term.kind, "weight": term.options.weight, "gradient_norm": float(f"{norm:.4g}")}
+        for term, norm in zip(terms, norms, strict=True)
+    ]
+    return facts, unbalanced(facts)
 
 
 def unbalanced(facts: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -388,7 +388,7 @@ class Recipe(Section):
             raise ValueError(f'compile.draft_tokens is for a student that writes, task = "generate", not "{self.task}"; leave it out')
         if writes and self.student.family == "auto":
             raise ValueError(f'a search is not there for task "{self.task}"; write family = "decoder" and its layers under [student]')
-        known = {"labels", "teacher_top", "teacher_text", "own_text"}
+        known = {"labels", "teacher_top", "teacher_text", "own_text", "teacher_hidden"}
         for loss in self.distill.losses if writes else ():
             if not known >= plugins.find("losses", loss["kind"]).NEEDS:
                 raise ValueError(f'the loss {loss["kind"]} is not for answers that are written; write kind = "forward_kl", or "on_policy"')

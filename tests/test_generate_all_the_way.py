@@ -138,8 +138,9 @@ def test_a_decoder_all_the_way(recipe: Path, tmp_path: Path) -> None:
 @pytest.mark.long
 def test_the_students_own_answers_beside_fixed_ones(recipe: Path, tmp_path: Path) -> None:
     """On-policy distillation that never writes, or has no control with as many steps; the teacher's text that is not asked for."""
-    recipe.write_text(RECIPE.format(loss="on_policy") + '[[distill.losses]]\nkind = "teacher_text"\n')
-    text = recipe.read_text().replace('[compile]\ntargets = ["small-llama.toml"]\ndraft_tokens = 3\n[budget]\naccuracy_drop = 0.99\n', "")
+    further = [f'[[distill.losses]]\nkind = "{kind}"\n' for kind in ("teacher_text", "hidden_states")]
+    text = RECIPE.format(loss="on_policy") + "".join(further)
+    text = text.replace('[compile]\ntargets = ["small-llama.toml"]\ndraft_tokens = 3\n[budget]\naccuracy_drop = 0.99\n', "")
     recipe.write_text(text + '[compile]\ntargets = ["small-llama.toml"]\n[budget]\naccuracy_drop = 0.99\n')
     store = Store(tmp_path / "store")
     (made,) = compile(read_recipe(recipe), out=tmp_path / "out", store=store)
@@ -147,6 +148,8 @@ def test_the_students_own_answers_beside_fixed_ones(recipe: Path, tmp_path: Path
     runs = {facts["run"]: facts for facts in (json.loads(file.read_text()) for file in store.root.glob("distill-*/facts.json"))}
     assert runs["distilled"]["own_answers"] > 0 and runs["off_policy"]["own_answers"] == runs["labels"]["own_answers"] == 0
     assert runs["distilled"]["steps"] == runs["off_policy"]["steps"]
+    for run, kinds in (("distilled", ["on_policy", "teacher_text", "hidden_states"]), ("labels", ["hard_label"])):
+        assert [term["kind"] for term in runs[run]["terms"]] == kinds and all(term["gradient_norm"] > 0 for term in runs[run]["terms"])
 
 
 @pytest.mark.long

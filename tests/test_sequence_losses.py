@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgedistill.features import needs_of
 from edgedistill.losses import forward_kl, jensen_shannon, on_policy, reverse_kl, teacher_text
 from edgedistill.models import load_decoder
 from edgedistill.sequences import side_by_side
@@ -196,6 +197,45 @@ def test_own_answers_are_written_scored_and_used_again(decoder: Any) -> None:
         value = objective(**inputs, labels=labels, **none)
         assert objective.written == 2 * (turn // 3 + 1)
         assert float(value.detach()) == pytest.approx(0, abs=1e-3)
+
+
+def test_a_loss_looks_inside_a_decoder_that_reads_the_same_tokens(decoder: Any) -> None:
+    """Padding that is learned, a teacher that is shown the student's ids as if they were its own, or a projection that is not trained."""
+    import copy
+
+    from edgedistill.stages.learn_to_write import Ids, Judge, Objective
+    from edgedistill.training import pad
+
+    count = decoder.config.vocab_size
+    turned = copy.deepcopy(decoder)  # the same model, whose table stands upside down
+    with torch.no_grad():
+        turned.get_input_embeddings().weight.copy_(decoder.get_input_embeddings().weight.flip(0))
+    ours = SimpleNamespace(get_vocab=lambda: {str(count - 1 - place): place for place in range(count)})
+    theirs = SimpleNamespace(get_vocab=lambda: {str(place): place for place in range(count)})
+    losses = [{"kind": "forward_kl"}, {"kind": "hidden_states", "weight": 2.0, "layers": [[1, 1], [2, 2]]}]
+    judge = Judge(decoder, Ids(ours, theirs), needs_of(losses))
+    inputs = {name: torch.from_numpy(values) for name, values in pad([[5, 6, 7, 8], [9, 9, 9]], 2).items()}
+    none = {name: torch.zeros(2, 2, 1) for name in ("teacher_ids", "teacher_logs")} | {"teacher_tail": torch.zeros(2, 2)}
+    labels = torch.tensor([[-1, -1, 8, 2], [-1, 7, 2, -1]])
+
+    objective = Objective(losses, turned, 2, 5, judge, 0, 8)
+    objective(**inputs, labels=labels, **none)
+    assert objective.last()[1] == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        turned.get_input_embeddings().weight.mul_(1.5)
+    real = inputs["attention_mask"].bool()
+    states = [
+        model.base_model(input_ids=ids, attention_mask=inputs["attention_mask"], output_hidden_states=True).hidden_states
+        for model, ids in ((turned, inputs["input_ids"]), (decoder, count - 1 - inputs["input_ids"]))
+    ]
+    want = sum(
+        float((states[0][layer] - states[1][layer])[real].detach().pow(2).mean()) for layer in (1, 2)
+    )  # weight 2, mean of two layers
+    objective = Objective(losses, turned, 2, 5, judge, 0, 8)
+    objective(**inputs, labels=labels, **none).backward()
+    assert objective.last()[1] == pytest.approx(want, rel=1e-3) and want > 1e-3
+    projections = [part.grad for name, part in objective.named_parameters() if name.startswith("parts_1")]
+    assert len(projections) == 2 and all(float(pull.abs().max()) > 0 for pull in projections)
 
 
 def test_sampled_texts_are_drawn_from_the_models_own_distribution(decoder: Any) -> None:

@@ -130,14 +130,14 @@ def _learn(out: Path, params: Params, inputs: Mapping[str, Path]) -> None:
     # A control that does not learn is a finding, and a search drops such a candidate; a student that does not learn is a mistake.
     judged = params.run == "distilled" and params.share > 0.5
     pad_id = student.config.pad_token_id or 0
-    sample = _sample(tokens, columns, params.distill.batch_size, pad_id)
+    batches = sample(tokens, columns, params.distill.batch_size, pad_id)
     settle = None
     if params.scheme is not None:
         arithmetic = plugins.find("quantizers", params.scheme).ARITHMETIC
-        example = {name: sample[0][name] for name in ("input_ids", "attention_mask")} if works_on_first_token(inputs["graphs"]) else None
+        example = {name: batches[0][name] for name in ("input_ids", "attention_mask")} if works_on_first_token(inputs["graphs"]) else None
         settle = fake_quant.attach(student, arithmetic, example)
     objective = Objective(losses, student, columns, watched, ids, steps if judged else None)
-    terms, warnings = objective.balance(sample)
+    terms, warnings = objective.balance(batches)
     objective.train()
     train(
         objective,
@@ -271,7 +271,7 @@ def _watched_teacher(teacher: Path | None, task: str, classes: list[str], tokeni
     return model, ids
 
 
-def _sample(tokens: list[list[int]], columns: dict[str, Column], rows: int, pad_id: int, batches: int = 4) -> list[dict[str, Any]]:
+def sample(tokens: list[list[int]], columns: dict[str, Column], rows: int, pad_id: int, batches: int = 4) -> list[dict[str, Any]]:
     """A few batches from all over the rows, on which the losses are weighed before the training."""
     import torch
 

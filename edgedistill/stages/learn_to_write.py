@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,14 @@ import numpy as np
 import torch
 
 from edgedistill import causal, plugins
-from edgedistill.errors import StageError
-from edgedistill.features import Seen, needs_of
+from edgedistill.errors import RecipeError, StageError
+from edgedistill.features import HIDDEN, TOKEN_LEVEL, Observer, Seen, needs_of
 from edgedistill.models import load_decoder, load_tokenizer
-from edgedistill.objective import Term
+from edgedistill.objective import Term, attach, balance
 from edgedistill.progress import tick
 from edgedistill.prompts import Prompts, open_prompts
 from edgedistill.sequences import OWN_TEXT, TEACHER_TOP
-from edgedistill.stages.distill import PROGRESS, Params, learning_rate
+from edgedistill.stages.distill import PROGRESS, Params, learning_rate, sample
 from edgedistill.stages.prepare import read_settings
 from edgedistill.stages.write import TOP, Said, read_said, text_of
 from edgedistill.store import Stage
@@ -68,13 +69,28 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
     if by_token:
         columns |= columns_of([said[places[number]] for number in fits], ours)
     own = OWN_TEXT in needs_of(losses) and any(loss.get("share", 0) > 0 for loss in losses)
-    judge = Judge(causal.settled(load_decoder(teacher / "model"), params.precision), ours) if own and teacher is not None else None
+    inside = needs_of(losses) & TOKEN_LEVEL
+    judge = None
+    if (own or inside) and teacher is not None:
+        if not ours.shared:
+            raise RecipeError(
+                "a loss shows the teacher what the student reads and writes, and the student has tokens that the teacher lacks.",
+                where="distill.losses",
+                write='Take losses on the teacher\'s answers, such as "teacher_text", or a student that is cut from the teacher.',
+            )
+        judge = Judge(causal.settled(load_decoder(teacher / "model"), params.precision), ours, inside)
     steps = max(1, round(params.share * steps))
-    objective = Objective(losses, student, stop, most, judge, params.seed, steps)
+    tokens = [ids for ids, _ in made]
+    with causal.arithmetic(params.precision):
+        objective = Objective(losses, student, stop, most, judge, params.seed, steps)
+        objective.eval()  # nothing is written before the first step
+        terms, warnings = balance(
+            objective.terms, objective.values, objective.trunk, sample(tokens, columns, params.distill.batch_size, stop)
+        )
     objective.train()
     train(
         objective,
-        [ids for ids, _ in made],
+        tokens,
         columns,
         None,
         Schedule(
@@ -95,7 +111,8 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
     (out / "model" / "chat_template.jinja").write_text(chat_template(settings), encoding="utf-8")
     facts = json.loads((start / "facts.json").read_text())
     facts |= {"run": params.run, "steps": steps, "batch_size": params.distill.batch_size, "rows": len(fits), "losses": losses}
-    facts |= {"left_out": len(places) - len(fits), "own_answers": objective.written, "terms": objective.last(), "warnings": []}
+    facts |= {"terms": [term | {"last": last} for term, last in zip(terms, objective.last(), strict=True)], "warnings": warnings}
+    facts |= {"left_out": len(places) - len(fits), "own_answers": objective.written}
     (out / "facts.json").write_text(json.dumps(facts, indent=1))
     _answer_held_out(out / "held_out.json", student, prompts, transfer, labels, task, settings, most)
 
@@ -137,6 +154,7 @@ class Ids:
         ours, theirs = student.get_vocab(), teacher.get_vocab()
         self.to_student = np.full(max(theirs.values()) + 1, -1, np.int64)
         self.to_teacher = np.zeros(max(ours.values()) + 1, np.int64)
+        self.shared = ours.keys() <= theirs.keys()  # whether the teacher can read all that the student reads
         for token, place in ours.items():
             if token in theirs:
                 self.to_student[theirs[token]] = place
@@ -160,16 +178,25 @@ def columns_of(said: Sequence[Said], ids: Ids) -> dict[str, Column]:
 
 
 class Judge:
-    """The frozen teacher, asked about answers that the student wrote."""
+    """The frozen teacher, asked about answers that the student wrote, and looked into. needs: what is looked at."""
 
-    def __init__(self, teacher: Any, ids: Ids) -> None:
+    def __init__(self, teacher: Any, ids: Ids, needs: frozenset[str] = frozenset()) -> None:
         self.trunk, self.ids = causal.Trunk(teacher).eval().requires_grad_(False), ids
+        self.watched = Observer(self.trunk.base, needs, "teacher")
 
     def columns(self, input_ids: Any, attention_mask: Any, chosen: Any) -> dict[str, Any]:
         with torch.no_grad():
-            theirs = torch.from_numpy(self.ids.to_teacher)[input_ids]
-            top, logs, tail = causal.likeliest(self.trunk(theirs, attention_mask, chosen), TOP)
+            top, logs, tail = causal.likeliest(self.trunk(self._theirs(input_ids), attention_mask, chosen), TOP)
         return {"teacher_ids": torch.from_numpy(self.ids.to_student)[top], "teacher_logs": logs, "teacher_tail": tail}
+
+    def shown(self, input_ids: Any, attention_mask: Any) -> dict[str, Any]:
+        """What is seen inside it while it reads the student's tokens."""
+        with torch.no_grad():
+            seen = self.watched(self._theirs(input_ids), attention_mask)
+        return {HIDDEN: seen.hidden}
+
+    def _theirs(self, input_ids: Any) -> Any:
+        return torch.from_numpy(self.ids.to_teacher)[input_ids]
 
 
 class Objective(torch.nn.Module):
@@ -184,6 +211,10 @@ class Objective(torch.nn.Module):
         super().__init__()
         self.trunk = causal.Trunk(student)
         self.terms = [Term(loss) for loss in losses]
+        self._watched = Observer(self.trunk.base, needs_of(losses) & TOKEN_LEVEL, "student")
+        if judge is not None and self._watched.needs:
+            probe = {"input_ids": torch.zeros(1, 4, dtype=torch.int64), "attention_mask": torch.ones(1, 4, dtype=torch.int64)}
+            attach(self, self.terms, self._watched.sizes(**probe), judge.watched.sizes(**probe))
         # In a list torch does not look: neither the whole student a second time nor the teacher belong into checkpoints.
         self._out_of_sight = [student, judge]
         self._stop, self._most, self._draw = stop, most, np.random.default_rng(seed)
@@ -194,24 +225,17 @@ class Objective(torch.nn.Module):
 
     def forward(self, input_ids: Any, attention_mask: Any, labels: Any, **columns: Any) -> Any:
         """The scalar. labels: int64 [rows, tokens], -1 outside of answers; columns: [rows, tokens of the longest answer, …]."""
-        fixed = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-        chosen = labels >= 0
-        counts = chosen.sum(1)
-        inside = torch.arange(int(counts.max())) < counts[:, None]
-        given = {"labels": labels[chosen], **{name: values[inside] for name, values in columns.items()}}
-        logits: dict[str, Any] = {}
-        values = []
+        fixed = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, **columns}
+        seen, values = None, []
         for term in self.terms:
             share = getattr(term.options, "share", 0.0)
             may = self.training and share and self._out_of_sight[1] is not None and int(self._steps) >= term.options.after * self._all
             if may and self._draw.random() < share:
                 batch, own = self._own(fixed, term.options)
-                seen = self.trunk(batch["input_ids"], batch["attention_mask"], batch["chosen"])
-                values.append(term.value(Seen(seen), own))
-                continue
-            if "fixed" not in logits:
-                logits["fixed"] = self.trunk(input_ids, attention_mask, chosen)
-            values.append(term.value(Seen(logits["fixed"]), given))
+                values.append(value_of(term, self._see(**batch), own))
+            else:
+                seen = seen or self._fixed(**fixed)
+                values.append(value_of(term, *seen))
         self._steps += 1
         now = [float(value.detach()) for value in values]
         for term, value in zip(self.terms, now, strict=True):
@@ -223,6 +247,26 @@ class Objective(torch.nn.Module):
                 )
         self._last = [0.95 * old + 0.05 * new if int(self._steps) > 1 else new for old, new in zip(self._last, now, strict=True)]
         return sum(values)
+
+    def values(self, batch: dict[str, Any]) -> list[Any]:
+        """The weighted loss of each term on answers that are given."""
+        seen = self._fixed(**batch)
+        return [value_of(term, *seen) for term in self.terms]
+
+    def _fixed(self, input_ids: Any, attention_mask: Any, labels: Any, **columns: Any) -> tuple[Seen, dict[str, Any]]:
+        """(what the student shows on a batch of answers, what its losses hold against it)."""
+        chosen = labels >= 0
+        counts = chosen.sum(1)
+        inside = torch.arange(int(counts.max())) < counts[:, None]
+        given = {"labels": labels[chosen], "attention_mask": attention_mask, **{name: values[inside] for name, values in columns.items()}}
+        if self._watched.needs:
+            given |= self._out_of_sight[1].shown(input_ids, attention_mask)
+        return self._see(input_ids, attention_mask, chosen), given
+
+    def _see(self, input_ids: Any, attention_mask: Any, chosen: Any) -> Seen:
+        """The student's logits at the tokens that are learned, and what its losses look at inside it."""
+        seen = self._watched(input_ids, attention_mask)
+        return replace(seen, logits=self.trunk.logits(seen.logits[chosen]))
 
     def _own(self, fixed: Mapping[str, Any], options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """(batch, what the teacher thinks) of answers that the student wrote: to this batch's prompts, or earlier ones that are used again."""
@@ -248,12 +292,15 @@ class Objective(torch.nn.Module):
         self._kept = [(options.replay - 1, {"batch": batch, "own": own})]
         return batch, own
 
-    def last(self) -> list[dict[str, Any]]:
-        """Each term with its weight and its running mean at the end."""
-        return [
-            {"kind": term.kind, "weight": term.options.weight, "last": float(f"{value:.4g}")}
-            for term, value in zip(self.terms, self._last, strict=True)
-        ]
+    def last(self) -> list[float]:
+        """The running mean of each weighted term at the end."""
+        return [float(f"{value:.4g}") for value in self._last]
+
+
+def value_of(term: Term, seen: Seen, given: dict[str, Any]) -> Any:
+    """The weighted loss, in float32 even where the models run in bfloat16: it is a sum of small differences."""
+    with torch.autocast("cpu", enabled=False):
+        return term.value(seen, given)
 
 
 LEARN_TO_WRITE = Stage("distill", 3, run, ("torch", "transformers", "tokenizers"))
