@@ -2,6 +2,9 @@
 
 A layer map says which layer of the teacher a layer of the student answers for; the projection lets the student be narrower, and is thrown
 away after training. Source: TinyBERT, arXiv:1909.10351, eq. 8 and the uniform map of §4.2.
+
+In decoders a few numbers of the layers between are thousands of times larger than all others (massive activations, arXiv:2402.17762) and would be all that
+is learned: there the map names the last layers alone, which stand behind the last norm.
 """
 
 from __future__ import annotations
