@@ -6,7 +6,9 @@ other orders, and WebAssembly in its own. A scheme that depends on the processor
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +64,10 @@ def on_target(folder: Path, name: str) -> tuple[Result, str]:
 
 
 def agree(folder: Path) -> list[Place]:
-    """The golden vectors of a bundle at every place. Raises BundleError for one that is not whole."""
+    """The golden vectors of a bundle at every place, as many places at a time as there are cores: an emulated one takes minutes, and none is timed.
+
+    Raises BundleError for one that is not whole.
+    """
     manifest = read_bundle(folder)
     vectors = golden_of(folder, manifest.task)
     request = hello(folder, manifest, vectors[0].text, 1, manifest.target.get("kv_cache", "f16"))
@@ -83,11 +88,15 @@ def agree(folder: Path) -> list[Place]:
         finally:
             runner.close()
 
-    places, known = [], PLACES | (LLAMA_PLACES if manifest.runtime == "llama_cpp" else {})
-    for number, (name, link) in enumerate(known.items(), 1):
-        places.append(at(name, link))
-        tick("places", number, len(known))
-    return places
+    known = PLACES | (LLAMA_PLACES if manifest.runtime == "llama_cpp" else {})
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        asked = [pool.submit(at, name, link) for name, link in known.items()]
+        for number, _ in enumerate(as_completed(asked), 1):
+            tick("places", number, len(known))
+        return [one.result() for one in asked]
+    finally:
+        pool.shutdown(cancel_futures=True)  # whoever interrupts waits for no place that was not begun
 
 
 def verdict(places: list[Place]) -> str:
