@@ -189,10 +189,15 @@ def test_golden_vectors_on_arm(native_home: Path, gguf_bundles: dict[str, Path],
 
 
 @pytest.mark.long
-def test_one_bundle_everywhere(native_home: Path, gguf_bundles: dict[str, Path], tmp_path: Path) -> None:
+def test_one_bundle_everywhere(native_home: Path, gguf_bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A place that is left out of `verify --everywhere` because it was once for ONNX alone."""
     require(qemu.ready(Link(kind="qemu", cpu="cortex-a7")))
-    places = {place.name: place for place in agree.agree(shortened(gguf_bundles["llama"], tmp_path / "few", 8))}
+    monkeypatch.setattr(agree, "FEW", 3)
+    found = agree.agree(shortened(gguf_bundles["llama"], tmp_path / "few", 8))
+    assert agree.verdict(found).startswith(
+        f"All 8 golden vectors agree on 9 of 9, 3 of them on {agree.SAME_CODE} (this machine is one with"
+    )
+    places = {place.name: place for place in found}
     assert set(places) == {*agree.PLACES, *agree.LLAMA_PLACES}
     board = places.pop("Cortex-M3 without a system, C")
     assert board.missing == "the task is generate, and the program of a board answers classify, embed, multi_label, score."
