@@ -218,7 +218,9 @@ def test_bench_measures_the_bundle_again(run: Run) -> None:
     """A bench that repeats old figures instead of measuring."""
     result = json.loads(edgedistill("bench", run.bundle, "--json", home=run.home, check=0).stdout)
     assert len(result["samples"]["model_ns"]) >= 1000 and result["state"] == "PASS"
-    csv = edgedistill("bench", run.bundle, "--csv", home=run.home, check=0).stdout.splitlines()
+    done = edgedistill("bench", run.bundle, "--csv", home=run.home)
+    csv = done.stdout.splitlines()
+    assert done.returncode in (0, 3), done.stderr  # 3: a machine that drifts three times
     assert csv[0] == "tokenize_ns,model_ns,decode_ns" and len(csv) > 1000
 
 
