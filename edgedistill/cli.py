@@ -118,7 +118,7 @@ def bench(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
     target: Annotated[str | None, typer.Option("--target", "-t", help="Measure for this target instead of the bundle's own.")] = None,
     as_json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Raw samples as CSV on stdout.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Raw samples as CSV on stdout, the verdict on stderr.")] = False,
     sustained: Annotated[
         float | None, typer.Option("--sustained", min=1, help="Then run so many seconds without a pause, and show the latency over time.")
     ] = None,
@@ -141,6 +141,7 @@ def bench(
         _json(result.as_json())
     elif as_csv:
         sys.stdout.write(samples_csv(result))
+        sys.stderr.write(result.one_line() + "\n")
     elif budget_only:
         print(result.one_line())
     else:

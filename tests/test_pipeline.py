@@ -28,7 +28,7 @@ def edgedistill(*arguments: str | Path, home: Path, check: int | None = None, ti
     environment = os.environ | {"EDGEDISTILL_HOME": str(home), "HF_HUB_OFFLINE": "1"}
     for _ in range(3):
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
-        if not (done.returncode == 3 and "clock drifted" in done.stdout):
+        if not (done.returncode == 3 and "clock drifted" in done.stdout + done.stderr):
             break
     if check is not None:
         assert done.returncode == check, done.stdout + done.stderr
@@ -218,10 +218,9 @@ def test_bench_measures_the_bundle_again(run: Run) -> None:
     """A bench that repeats old figures instead of measuring."""
     result = json.loads(edgedistill("bench", run.bundle, "--json", home=run.home, check=0).stdout)
     assert len(result["samples"]["model_ns"]) >= 1000 and result["state"] == "PASS"
-    done = edgedistill("bench", run.bundle, "--csv", home=run.home)
+    done = edgedistill("bench", run.bundle, "--csv", home=run.home, check=0)
     csv = done.stdout.splitlines()
-    assert done.returncode in (0, 3), done.stderr  # 3: a machine that drifts three times
-    assert csv[0] == "tokenize_ns,model_ns,decode_ns" and len(csv) > 1000
+    assert "PASS" in done.stderr and csv[0] == "tokenize_ns,model_ns,decode_ns" and len(csv) > 1000
 
 
 def test_bench_for_ci(run: Run, tmp_path: Path) -> None:
