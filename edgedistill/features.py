@@ -100,12 +100,12 @@ class Observer:
         self._caught.clear()
         return Seen(outputs.logits if hasattr(outputs, "logits") else outputs[0], hidden, attention, embedding)
 
-    def sizes(self, input_ids: Any, attention_mask: Any) -> Sizes:
+    def sizes(self) -> Sizes:
         """Seen on a small batch, so any family of models can say them."""
         import torch
 
         with torch.no_grad():
-            seen = self(input_ids, attention_mask)
+            seen = self(torch.zeros(1, 4, dtype=torch.int64), torch.ones(1, 4, dtype=torch.int64))
         return Sizes(
             layers=len(seen.hidden) - 1 if seen.hidden else len(seen.attention),
             widths=tuple(state.shape[-1] for state in seen.hidden),

@@ -115,13 +115,10 @@ class Objective(torch.nn.Module):
     def _attach(self, columns: Mapping[str, Column]) -> None:
         if not any(term.attach for term in self.terms):
             return
-        probe = {"input_ids": torch.zeros(1, 4, dtype=torch.int64), "attention_mask": torch.ones(1, 4, dtype=torch.int64)}
         was = self.student.training
         self.student.eval()
-        ours = self._watched.sizes(**probe)
-        theirs = (
-            self._teacher[0].sizes(**probe) if self._teacher else Sizes(embedding=len(columns[EMBEDDING][0]) if EMBEDDING in columns else 0)
-        )
+        ours = self._watched.sizes()
+        theirs = self._teacher[0].sizes() if self._teacher else Sizes(embedding=len(columns[EMBEDDING][0]) if EMBEDDING in columns else 0)
         attach(self, self.terms, ours, theirs)
         self.student.train(was)
 

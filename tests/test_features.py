@@ -31,7 +31,7 @@ def test_sees_the_same_in_every_architecture(architecture: str, tmp_path: Path) 
     assert len(seen.hidden) == 3 and len(seen.attention) == 2
     heads = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module.out_features == 5]
     torch.testing.assert_close(heads[-1](seen.embedding), seen.logits)
-    sizes = watched.sizes(**BATCH)
+    sizes = watched.sizes()
     assert (sizes.layers, sizes.width, sizes.heads, sizes.embedding) == (2, 64, 4, 64) and len(sizes.widths) == 3
     if architecture != "mpnet":  # whose scores get a bias by distance on top
         for (query, key, _), attention in zip(seen.attention, plain.attentions, strict=True):

@@ -22,7 +22,9 @@ NEEDS = frozenset({HIDDEN})
 class Options(Section):
     weight: float = Field(1.0, gt=0, description="factor of this term in the whole loss")
     layers: list[list[int]] | None = Field(
-        None, description="[student layer, teacher layer] pairs, from 1, 0 the embedding layer's output; else spread evenly"
+        None,
+        description="[student layer, teacher layer] pairs, from 1, 0 the embedding layer's output; else spread evenly; of decoders only the "
+        "last of both",
     )
 
 

@@ -371,10 +371,9 @@ def this_machine() -> dict[str, Any]:
 
 
 def _steady(out: Path) -> bool:
+    """Figures of a clock that drifted are taken again."""
     steady = read_report(out / "report.json").steady
     return steady is None or steady.valid
 
 
-BENCHMARK = Stage(
-    "benchmark", 5, run, ("onnxruntime", "tokenizers", "numpy"), stands=_steady
-)  # figures of a clock that drifted are taken again
+BENCHMARK = Stage("benchmark", 5, run, ("onnxruntime", "tokenizers", "numpy"), stands=_steady)

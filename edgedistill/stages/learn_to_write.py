@@ -200,7 +200,8 @@ class Judge:
 
 
 class Objective(torch.nn.Module):
-    """The weighted losses as a function of a batch of answers. judge: the teacher, when the student's own answers count. steps: of the whole run.
+    """The weighted losses as a function of a batch of answers. judge: the teacher, when the student's own answers count or a loss looks inside
+    it. steps: of the whole run.
 
     written: how many answers the student wrote.
     """
@@ -213,8 +214,7 @@ class Objective(torch.nn.Module):
         self.terms = [Term(loss) for loss in losses]
         self._watched = Observer(self.trunk.base, needs_of(losses) & TOKEN_LEVEL, "student")
         if judge is not None and self._watched.needs:
-            probe = {"input_ids": torch.zeros(1, 4, dtype=torch.int64), "attention_mask": torch.ones(1, 4, dtype=torch.int64)}
-            attach(self, self.terms, self._watched.sizes(**probe), judge.watched.sizes(**probe))
+            attach(self, self.terms, self._watched.sizes(), judge.watched.sizes())
         # In a list torch does not look: neither the whole student a second time nor the teacher belong into checkpoints.
         self._out_of_sight = [student, judge]
         self._stop, self._most, self._draw = stop, most, np.random.default_rng(seed)
