@@ -28,7 +28,7 @@ BEGIN, END = "\x02", "\x03"  # stand for the edges of a text in the bigram count
 DELETED = 0.15  # probability that `delete` drops a word
 MOST_REPLACED = 3
 NEAREST = 8  # neighbours that `similar` chooses from
-COMMONEST = 60  # words too common to have a meaning of their own: `similar` leaves them
+COMMONEST = 100  # words of a vocabulary too common to have a meaning of their own: `similar` leaves them
 SECOND = 0.5  # probability that a second operation follows on the first
 TRIES = 8  # a text may not be fit for an operation, or give a text that is there already
 
@@ -182,27 +182,27 @@ def _drawn(operations: Sequence[Operation], shares: Sequence[float], draw: rando
     return operations[bisect(shares, draw.random() * shares[-1], 0, len(shares) - 1)]
 
 
-def neighbours(texts: Iterable[str], vocabulary: Mapping[str, int], table: npt.NDArray[np.float32]) -> dict[str, list[str]]:
-    """Word of `texts` → the NEAREST whole words of a tokenizer's vocabulary by cosine in its embedding table.
+def neighbours(texts: Iterable[str], whole: Mapping[str, int], table: npt.NDArray[np.float32]) -> dict[str, list[str]]:
+    """Word of `texts` → the NEAREST whole words of a tokenizer's vocabulary by cosine in its embedding table, all in lower case.
 
-    vocabulary: token → row. table: float [rows, width]; its mean is taken off first, since all rows share a large common direction
-    (arXiv:1702.01417). Words are what is at least three letters, whole in the vocabulary.
+    whole: word → row, the commonest first (`vocabulary.whole_words`). table: float [rows, width]; its mean is taken off first, since all rows
+    share a large common direction (arXiv:1702.01417). Words that begin alike are one word here: "set" has nothing to learn from "sets".
     """
-    counts = Counter(word for text in texts for word in set(text.lower().split()))
-    common = {word for word, _ in counts.most_common(COMMONEST)}
-    whole = sorted((row, word) for word, row in vocabulary.items() if len(word) >= 3 and word.isalpha())
-    asked = sorted(word for word in counts if word in vocabulary and len(word) >= 3 and word.isalpha() and word not in common)
-    if not asked or len(whole) <= NEAREST:
+    words = list(whole)[COMMONEST:]
+    said = {word for text in texts for word in text.lower().split()}
+    asked = sorted(said.intersection(words))
+    if not asked or len(words) <= NEAREST:
         return {}
     centred = table - table.mean(axis=0)
     centred /= np.linalg.norm(centred, axis=1, keepdims=True) + 1e-9
-    candidates = centred[[row for row, _ in whole]]
+    candidates = centred[[whole[word] for word in words]]
+    looked_at = min(4 * NEAREST, len(words))
     near: dict[str, list[str]] = {}
     for begin in range(0, len(asked), 1024):
         part = asked[begin : begin + 1024]
-        likeness = centred[[vocabulary[word] for word in part]] @ candidates.T
-        best = np.argpartition(-likeness, NEAREST + 1, axis=1)[:, : NEAREST + 1]
+        likeness = centred[[whole[word] for word in part]] @ candidates.T
+        best = np.argpartition(-likeness, looked_at - 1, axis=1)[:, :looked_at]
         for word, row, places in zip(part, likeness, best, strict=True):
-            ranked = sorted(places, key=lambda place: (-row[place], place))
-            near[word] = [whole[place][1] for place in ranked if whole[place][1] != word][:NEAREST]
+            ranked = (words[place] for place in sorted(places, key=lambda place: (-row[place], place)))
+            near[word] = [other for other in ranked if not (other.startswith(word) or word.startswith(other))][:NEAREST]
     return near

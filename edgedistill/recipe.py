@@ -229,7 +229,9 @@ class Student(Section):
     )
     head: int | None = Field(None, ge=0, le=4096, description="conv, static: hidden width of the classifier; 0 for a linear one")
     vocabulary: Literal["task", "full"] | Annotated[int, Field(ge=256)] = Field(
-        "task", description="task keeps the tokens that the data can produce; a number keeps that many, the most frequent; full keeps all"
+        "task",
+        description="task keeps the tokens that the data can produce; a number keeps that many, the most frequent of them, and where they are fewer "
+        "the commonest words of the language beside; full keeps all",
     )
     max_tokens: int = Field(128, ge=8, le=8192, description="longer inputs are cut off, tokens")
 

@@ -10,6 +10,7 @@ what was best before is still there and still best. For BPE all merges that lead
 
 A smaller vocabulary yet, of the `most` frequent tokens, leaves rare words to the fallback below: they are spelt with shorter pieces. The
 student is trained on what the smaller tokenizer makes of its texts, so it learns those spellings. Half of a task's tokens stand in a text or two.
+A larger one takes the commonest words of the language beside: words that the texts lack and users will say.
 
 Why other texts do no worse than a bounded fallback: the single characters of the old vocabulary stay, so a word that used a dropped token
 falls into shorter kept pieces, at worst one token a character (a byte for byte-level BPE), and no word becomes unknown that was known by
@@ -20,11 +21,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from edgedistill.errors import ParityError, StageError
+
+BYTE_LEVEL = "Ġ"  # a space, as byte-level BPE writes it
+MARKS = (BYTE_LEVEL, "▁")  # what begins a word, where a vocabulary says so
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,9 @@ class Cut:
 
 
 def cut(tokenizer: Any, texts: Sequence[str], most: int | None = None) -> Cut:
-    """Cut a `tokenizers.Tokenizer` to the tokens that `texts` produce, or to the `most` frequent of them; special tokens and characters stay beside.
+    """Cut a `tokenizers.Tokenizer` to the tokens that `texts` produce; special tokens and characters stay beside.
+
+    most: only so many, the most frequent first; where the texts have fewer, the commonest words of the language follow.
 
     Raises ParityError when a text's ids do not map one to one, StageError for a tokenizer model that has no cut yet.
     """
@@ -48,7 +54,9 @@ def cut(tokenizer: Any, texts: Sequence[str], most: int | None = None) -> Cut:
     before = _ids(reference, texts)
     tokens = reference.get_vocab()
     counts = Counter(token_id for row in before for token_id in row)
-    frequent = sorted(counts, key=lambda token_id: (-counts[token_id], token_id))[:most]
+    frequent = sorted(counts, key=lambda token_id: (-counts[token_id], token_id))
+    if most is not None:
+        frequent = [*dict.fromkeys([*frequent, *whole_words(tokens).values()])][:most]
     used = {*frequent} | _special_ids(spec)
     keep = _CUTS.get(spec["model"]["type"])
     if keep is None:
@@ -62,6 +70,20 @@ def cut(tokenizer: Any, texts: Sequence[str], most: int | None = None) -> Cut:
     whole = [place for place, row in enumerate(before) if new_id.keys() >= {*row}]
     _prove([texts[place] for place in whole], [before[place] for place in whole], _ids(smaller, [texts[place] for place in whole]), new_id)
     return Cut(smaller, kept)
+
+
+def whole_words(vocabulary: Mapping[str, int]) -> dict[str, int]:
+    """Lower-case word of three letters or more → its row, in the order of the rows: merges and word pieces are listed by how common they are.
+
+    A byte-level or SentencePiece vocabulary marks what begins a word; what it does not mark is a piece.
+    """
+    from tokenizers.decoders import ByteLevel
+
+    mark = next((mark for mark in MARKS if sum(token.startswith(mark) for token in vocabulary) > len(vocabulary) / 10), "")
+    spelt = ByteLevel().decode if mark == BYTE_LEVEL else "".join
+    words = ((spelt([token.removeprefix(mark)]), row) for token, row in vocabulary.items() if token.startswith(mark))
+    lower = {word: row for word, row in words if len(word) >= 3 and word.isalpha() and word == word.lower()}
+    return dict(sorted(lower.items(), key=lambda pair: pair[1]))
 
 
 def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:

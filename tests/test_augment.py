@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgedistill.augment import Augmenter, neighbours
+from edgedistill.augment import COMMONEST, NEAREST, Augmenter, neighbours
 
 TEXTS = [
     "who wrote the red book",
@@ -44,12 +44,28 @@ def test_replacement_fits_its_neighbours() -> None:
     assert {text.split()[3] for text in grown if text.startswith("who wrote the") and text.endswith("book")} <= {"red", "blue"}
 
 
+def circle() -> tuple[dict[str, int], np.ndarray]:
+    """A vocabulary of common words and then twenty more, "worda" to "wordt", whose embeddings lie on a circle in that order."""
+    words = [f"{chr(97 + first)}{chr(97 + second)}q" for first in range(10) for second in range(COMMONEST // 10)]
+    words += [f"word{chr(97 + number)}" for number in range(20)]
+    angles = np.linspace(0, 2 * np.pi, 20, endpoint=False)
+    ring = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    table = np.concatenate([np.tile([[1e-3, 0.0], [-1e-3, 0.0]], (COMMONEST // 2, 1)), ring]).astype(np.float32)
+    return {word: row for row, word in enumerate(words)}, table
+
+
 def test_neighbours_are_the_nearest() -> None:
     """Another neighbour than the nearest by cosine, or the word itself."""
-    words = [f"word{chr(97 + number)}" for number in range(20)]
-    angles = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-    table = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    texts = [f"{word} " + " ".join(f"filler{number}" for number in range(61)) for word in words] * 1
-    common = [" ".join(f"filler{number}" for number in range(61))] * 50
-    near = neighbours([*texts, *common], {word: row for row, word in enumerate(words)}, table)
-    assert set(near["wordc"][:2]) == {"wordb", "wordd"} and "wordc" not in near["wordc"]
+    vocabulary, table = circle()
+    near = neighbours(["Wordc and wordk", "aaq of wordt"], vocabulary, table)
+    assert set(near) == {"wordc", "wordk", "wordt"}  # what is common in the language is left alone, however rare it is here
+    assert set(near["wordc"][:2]) == {"wordb", "wordd"} and set(near["wordt"][:2]) == {"words", "worda"}
+    assert all(len(words) == NEAREST for words in near.values())
+
+
+def test_no_neighbour_begins_alike_or_is_common() -> None:
+    """ "sets" in the place of "set", which teaches nothing, and "the", which lies near everything."""
+    vocabulary, table = circle()
+    vocabulary["wordcs"] = len(table)
+    near = neighbours(["wordc"], vocabulary, np.concatenate([table, table[vocabulary["wordc"]][None]]))
+    assert "wordcs" not in near["wordc"] and not {*near["wordc"]} & {*list(vocabulary)[:COMMONEST]}

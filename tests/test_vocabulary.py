@@ -89,6 +89,29 @@ def test_only_the_most_frequent_tokens(kind: str) -> None:
             assert [few.kept[new] for new in few.tokenizer.encode(text).ids] == old
 
 
+@pytest.mark.parametrize("kind", ["WordPiece", "BPE", "Unigram"])
+def test_more_tokens_than_the_texts_have(kind: str) -> None:
+    """Room that is left unused, a word of the language that stays in pieces, or a kept text that is spelt otherwise for it."""
+    before = trained(kind)
+    task = vocabulary.cut(before, KEPT)
+    common = [row for row in vocabulary.whole_words(before.get_vocab()).values() if row not in task.kept]
+    used = {token for text in KEPT for token in before.encode(text).ids}
+    more = vocabulary.cut(before, KEPT, most=len(used) + 1)
+    assert common[0] in more.kept and {*task.kept} <= {*more.kept}
+    for text in KEPT:
+        assert [more.kept[new] for new in more.tokenizer.encode(text).ids] == before.encode(text).ids
+    word = before.decode([common[0]]).strip()
+    spelt = more.tokenizer.encode(f"who {word}", add_special_tokens=False)
+    assert [more.kept[new] for new in spelt.ids] == before.encode(f"who {word}", add_special_tokens=False).ids
+
+
+def test_whole_words_are_words() -> None:
+    """A piece taken for a word, bytes for letters, or capitals for another word."""
+    assert vocabulary.whole_words({"Ġset": 2, "set": 3, "ĠSet": 4, "ting": 5, "ĠcafÃ©": 1, "Ġof": 6, "Ġ12": 7}) == {"café": 1, "set": 2}
+    assert vocabulary.whole_words({"[CLS]": 0, "set": 1, "##ting": 2, "of": 3}) == {"set": 1}
+    assert vocabulary.whole_words({"▁set": 1, "ting": 2, "▁Ganz": 3}) == {"set": 1}
+
+
 def test_padding_of_the_source_is_dropped(tiny_teacher) -> None:  # type: ignore[no-untyped-def]
     """A fixed padding of the teacher's repository that a device would pay for on every text."""
     source = Tokenizer.from_file(str(tiny_teacher / "tokenizer.json"))

@@ -50,4 +50,4 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, source: Pa
     (out / "facts.json").write_text(json.dumps({"family": params.student.family, **facts}, indent=1))
 
 
-START = Stage("start", 2, run, ("torch", "transformers", "tokenizers"))
+START = Stage("start", 3, run, ("torch", "transformers", "tokenizers"))

@@ -28,6 +28,7 @@ from edgedistill.recipe import SliceByColumn, Transfer
 from edgedistill.slices import baseline, member_of
 from edgedistill.store import Stage
 from edgedistill.tables import Rows, make_rows, read_rows, write_rows
+from edgedistill.vocabulary import whole_words
 
 MOST_HELD_OUT = 1000  # more would narrow no interval that anybody acts on, and the student would miss them
 MAKERS = {"typos": "typo", "upper_case": "case", "very_short": "delete", "very_long": "recombine"}  # slice → the method that makes it
@@ -55,7 +56,10 @@ def run(out: Path, params: Params, *, prepared: Path, model: Path, written: Path
     composed = clean(read_rows(written / "written.parquet").texts) if written is not None else []
     seeds = [*train.texts, *traffic, *composed]
     wanted = max(0, round((options.pool or options.growth) * len(train)) - len(seeds))
-    near = neighbours(seeds, *token_table(model)) if options.methods.get("similar") else None
+    near = None
+    if options.methods.get("similar"):
+        tokens, table = token_table(model)
+        near = neighbours(seeds, whole_words(tokens), table)
 
     # Case changes must count as new texts, yet a test text in other case must not come out: two forms, two checks.
     barred = [*seeds, *test.texts, *held.texts]
@@ -207,4 +211,4 @@ def _as_written(text: str) -> str:
     return " ".join(text.split())
 
 
-TRANSFER = Stage("transfer", 2, run, ("datasketch", "pyarrow", "numpy"))
+TRANSFER = Stage("transfer", 3, run, ("datasketch", "pyarrow", "numpy"))
