@@ -38,7 +38,7 @@ class Sizes:
     """What a loss must know of a model before training.
 
     layers: how many there are beside the embedding layer. widths: of the embedding layer's output and of each layer's. width: of queries, keys
-    and values; heads: 0 when there is no attention. embedding: width of what the head reads.
+    and values; heads: 0 when there is no attention. embedding: width of what the head reads. decoder: whether a token sees those before it alone.
     """
 
     layers: int = 0
@@ -46,6 +46,7 @@ class Sizes:
     width: int = 0
     heads: int = 0
     embedding: int = 0
+    decoder: bool = False
 
 
 def needs_of(losses: Sequence[Mapping[str, Any]]) -> frozenset[str]:

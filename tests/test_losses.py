@@ -121,6 +121,14 @@ def test_hidden_states_by_hand() -> None:
     assert hidden_states.loss(student, batch, options, parts).item() == pytest.approx((1 + 4) / 2)
 
 
+def test_hidden_states_of_decoders_are_the_last_alone() -> None:
+    """Layers between compared by themselves, whose few huge numbers are all that would be learned."""
+    four, thirty = Sizes(4, (2,) * 5, decoder=True), Sizes(30, (2,) * 31, decoder=True)
+    assert list(hidden_states.attach(four, thirty, hidden_states.Options())) == ["4-30"]
+    assert list(hidden_states.attach(four, thirty, hidden_states.Options(layers=[[2, 15]]))) == ["2-15"]
+    assert list(hidden_states.attach(Sizes(2, (2,) * 3), Sizes(6, (2,) * 7), hidden_states.Options())) == ["1-3", "2-6"]
+
+
 def test_layers_spread_evenly() -> None:
     """Every layer of the student matched with the teacher's last: TinyBERT's map takes every third of twelve for four."""
     assert layer_pairs(None, 4, 12, 0, "x") == [(1, 3), (2, 6), (3, 9), (4, 12)]

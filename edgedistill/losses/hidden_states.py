@@ -4,7 +4,7 @@ A layer map says which layer of the teacher a layer of the student answers for; 
 away after training. Source: TinyBERT, arXiv:1909.10351, eq. 8 and the uniform map of §4.2.
 
 In decoders a few numbers of the layers between are thousands of times larger than all others (massive activations, arXiv:2402.17762) and would be all that
-is learned: there the map names the last layers alone, which stand behind the last norm.
+is learned: left out, the map of a decoder is its last layer alone, which stands behind the last norm.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ class Options(Section):
     weight: float = Field(1.0, gt=0, description="factor of this term in the whole loss")
     layers: list[list[int]] | None = Field(
         None,
-        description="[student layer, teacher layer] pairs, from 1, 0 the embedding layer's output; else spread evenly; of decoders only the "
-        "last of both",
+        description="[student layer, teacher layer] pairs, from 1, 0 the embedding layer's output; else spread evenly, and of decoders the last of both",
     )
 
 
@@ -32,7 +31,8 @@ def attach(student: Sizes, teacher: Sizes, options: Options) -> Any:
     """One projection a pair of layers. Raises RecipeError for layers that do not exist."""
     from torch.nn import ModuleDict
 
-    pairs = layer_pairs(options.layers, student.layers, teacher.layers, 0, "hidden_states")
+    last = [[student.layers, teacher.layers]] if student.decoder else None
+    pairs = layer_pairs(last if options.layers is None else options.layers, student.layers, teacher.layers, 0, "hidden_states")
     return ModuleDict({f"{ours}-{theirs}": projection(student.widths[ours], teacher.widths[theirs]) for ours, theirs in pairs})
 
 

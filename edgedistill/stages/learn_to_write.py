@@ -214,7 +214,7 @@ class Objective(torch.nn.Module):
         self.terms = [Term(loss) for loss in losses]
         self._watched = Observer(self.trunk.base, needs_of(losses) & TOKEN_LEVEL, "student")
         if judge is not None and self._watched.needs:
-            attach(self, self.terms, self._watched.sizes(), judge.watched.sizes())
+            attach(self, self.terms, *(replace(one.sizes(), decoder=True) for one in (self._watched, judge.watched)))
         # In a list torch does not look: neither the whole student a second time nor the teacher belong into checkpoints.
         self._out_of_sight = [student, judge]
         self._stop, self._most, self._draw = stop, most, np.random.default_rng(seed)
@@ -303,4 +303,4 @@ def value_of(term: Term, seen: Seen, given: dict[str, Any]) -> Any:
         return term.value(seen, given)
 
 
-LEARN_TO_WRITE = Stage("distill", 3, run, ("torch", "transformers", "tokenizers"))
+LEARN_TO_WRITE = Stage("distill", 4, run, ("torch", "transformers", "tokenizers"))
