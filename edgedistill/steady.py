@@ -7,17 +7,21 @@ a hundred times. The fastest of them tells the clock, since a neighbour on a sha
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from edgedistill.steadiness import BOUND, Steadiness
 
+ATTEMPTS = 3  # at a steady run, which may take minutes
 REPEATS = 100  # of the loop, about a millisecond each
 SHARE = 0.2  # of a sustained run, that is its beginning and its end
 BARS = "▁▂▃▄▅▆▇█"
+
+Measured = TypeVar("Measured")
 
 
 class Asked(Protocol):
@@ -30,6 +34,17 @@ def loops(runner: Asked) -> tuple[float, float]:
     """What the fixed loop takes where the runner is, milliseconds: the fastest and the median."""
     taken = np.array(runner.ask({"loop": REPEATS})["loop_ns"]) / 1e6
     return float(taken.min()), float(np.median(taken))
+
+
+def steadily(runner: Asked, measure: Callable[[], Measured]) -> tuple[Measured, Steadiness]:
+    """What is measured between two looks at the machine. A run whose clock drifted is done again, ATTEMPTS in all; the last one says that it did."""
+    for _ in range(ATTEMPTS):
+        before = loops(runner)
+        measured = measure()
+        steady = Steadiness.of(before, loops(runner))
+        if steady.valid:
+            break
+    return measured, steady
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from edgedistill import steady
 from edgedistill.errors import InputError
-from edgedistill.stages import bench as stage
 from edgedistill.stages.bench import bench
 from edgedistill.steady import Steadiness, Sustained, Window, loops
 from tests.test_limits import cpp, target  # noqa: F401  # a fixture
@@ -79,8 +79,8 @@ def test_a_run_on_a_drifting_machine_has_no_verdict(
         now = 1.3 ** next(ticks)
         return now, now
 
-    monkeypatch.setattr(stage, "loops", slowing)
+    monkeypatch.setattr(steady, "loops", slowing)
     result = bench(tiny_bundle, target(tmp_path, "[budget]\np90_ms = 2000"))
     assert result.state == "UNDECIDED" and result.reason.startswith("invalid: the machine's clock drifted by +30% during the run")
-    assert next(ticks) == 2 * stage.ATTEMPTS + 1
+    assert next(ticks) == 2 * steady.ATTEMPTS + 1
     assert "UNDECIDED" in result.one_line() and "drifted" in result.one_line()

@@ -11,6 +11,7 @@ import csv
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,11 +27,11 @@ from edgedistill.progress import tick
 from edgedistill.report import PERCENTILE, Figure, State, Timings, early_stopping, percentile_ms
 from edgedistill.runtime_support import require_supported
 from edgedistill.stages.verify import Result, golden_of, hello, on_runner, summary
-from edgedistill.steady import Steadiness, Sustained, loops, sustain
+from edgedistill.steady import Steadiness, Sustained, steadily, sustain
 from edgedistill.target import Target, find_target
 
 CHUNK, MOST_RUNS, WARM_UP = 100, 5000, 20
-COLD_STARTS, ATTEMPTS = 3, 3
+COLD_STARTS = 3
 COUNTED = 8  # texts whose instructions are counted where the device is emulated
 
 
@@ -241,7 +242,7 @@ def _run(
     timed: bool,
     sustained: float | None,
 ) -> _Seen:
-    """Golden vectors, cold starts, the warm run until it decides, the sustained one. A run on a machine that drifts is done again, ATTEMPTS in all."""
+    """Golden vectors, cold starts, the warm run until it decides, the sustained one."""
     seen = _Seen()
     runner: Runner | None = None
     try:
@@ -252,12 +253,8 @@ def _run(
         runner = start()
         seen.colds.append(runner.hello["cold_start_ms"])
         seen.golden = on_runner(manifest.name, manifest.logit_bound, vectors, runner)
-        for _ in range(ATTEMPTS if timed and seen.good else 0):
-            before = loops(runner)
-            _warm(runner, texts, limit, seen)
-            seen.steady = Steadiness.of(before, loops(runner))
-            if seen.steady.valid:
-                break
+        if timed and seen.good:
+            _, seen.steady = steadily(runner, partial(_warm, runner, texts, limit, seen))
         if sustained and timed and seen.good:
             seen.sustained = sustain(runner, texts, sustained)
     except DeviceMemoryError as error:

@@ -16,6 +16,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +34,7 @@ from edgedistill.runtime_support import require_supported
 from edgedistill.serving import first_line, open_tokenizer, writes
 from edgedistill.stages.prepare import read_settings
 from edgedistill.stages.teach import ANSWERS
-from edgedistill.steady import Steadiness, loops
+from edgedistill.steady import steadily
 from edgedistill.store import Stage
 from edgedistill.tables import read_rows
 from edgedistill.target import Link, Target
@@ -45,7 +46,6 @@ FEWEST_SAMPLES = 1000  # small test sets are answered again until there are as m
 LENGTHS = (16, 32, 128)  # tokens
 RUNS_A_LENGTH = 96
 COLD_STARTS = 3
-ATTEMPTS = 3  # a run takes minutes
 TIMES, WRITING = ("tokenize_ns", "model_ns", "decode_ns"), ("prompt_tokens", "answer_tokens", "first_ns")
 
 
@@ -133,7 +133,8 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
             runners[entry.id] = start(entry, on_device=measured or entry.role == "student")
             colds[entry.id].append(runners[entry.id].hello)
         timed = [entry.id for entry in here if entry.role != "control" and measured]
-        seen, steady = _steadily(runners, params, rows.texts, timed)
+        turns = partial(_take_turns, runners, params, rows.texts, timed)
+        seen, steady = steadily(runners[timed[0]], turns) if timed else (turns(), None)
         free = {entry.id: _freely(runners[entry.id], rows.texts) for entry in here if entry.role == "student" and writes(task)}
     finally:
         for runner in runners.values():
@@ -275,19 +276,6 @@ class _Seen:
     def writing(self) -> Writing | None:
         times = self.raw.get("real", {})
         return Writing(**{name: times[name] for name in WRITING}) if WRITING[0] in times else None
-
-
-def _steadily(runners: dict[str, Runner], params: Params, texts: list[str], timed: list[str]) -> tuple[dict[str, _Seen], Steadiness | None]:
-    """Everybody's turns between two looks at the machine. A run whose clock drifted is done again, ATTEMPTS in all; the last one says that it did."""
-    if not timed:
-        return _take_turns(runners, params, texts, timed), None
-    for _ in range(ATTEMPTS):
-        before = loops(runners[timed[0]])
-        seen = _take_turns(runners, params, texts, timed)
-        steady = Steadiness.of(before, loops(runners[timed[0]]))
-        if steady.valid:
-            break
-    return seen, steady
 
 
 def _take_turns(runners: dict[str, Runner], params: Params, texts: list[str], timed: list[str]) -> dict[str, _Seen]:
