@@ -112,7 +112,8 @@ def copied(rows: Rows) -> set[str]:
         if isinstance(target, dict):
             said = [value for value in target.values() if isinstance(value, str)]
         else:
-            said = [text[one[0] : one[1]] for one in target or () if isinstance(one, list)]
+            spans = target if isinstance(target, list) else []
+            said = [text[one[0] : one[1]] for one in spans if isinstance(one, list)]
         answered = {word for value in said for word in value.lower().split() if word.isalpha() and len(word) >= 3}
         found |= answered.intersection(text.lower().split())
     return found

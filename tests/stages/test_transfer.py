@@ -92,5 +92,6 @@ def test_names_are_what_answers_copy(tmp_path: Path, tiny_teacher: Path) -> None
     assert transfer.copied(written) == {"bedside", "lamp"}
     marked = make_rows(["call Ada Lovelace now"], targets=['[[5, 17, "PERSON"]]'])
     assert transfer.copied(marked) == {"ada", "lovelace"}
+    assert transfer.copied(make_rows(["a class", "several"], targets=["3", "[0, 2]"])) == set()
     with pytest.raises(RecipeError, match=r"^transfer.methods: rename exchanges names .* no answer .* copies a word. Leave rename out.$"):
         grown(tmp_path, tiny_teacher, Transfer(growth=2, held_out=0.2, methods={"rename": 1.0}))
