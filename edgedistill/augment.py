@@ -6,8 +6,6 @@ and swaps. Pure Python; the same texts and seed give the same result.
 
 - replace: words exchanged for others seen between the same neighbours, P(w') ∝ count(left, w') · count(w', right) over the texts themselves
 - similar: words exchanged for near ones in a token table, such as the teacher's own; brings in words that the texts lack
-- rename: a name that the answer copies from the text exchanged for words of the language drawn at random, so that a student learns to copy what
-  stands there and not to choose among the names that it has seen (arXiv:1606.03622, abstracting entities)
 - delete: each word dropped with a small probability
 - recombine: the head of one text and the tail of another, joined where both have the same word
 - typo: letters swapped, dropped, doubled or mistaken
@@ -19,7 +17,7 @@ from __future__ import annotations
 import random
 from bisect import bisect
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -30,8 +28,6 @@ BEGIN, END = "\x02", "\x03"  # stand for the edges of a text in the bigram count
 DELETED = 0.15  # probability that `delete` drops a word
 MOST_REPLACED = 3
 NEAREST = 8  # neighbours that `similar` chooses from
-FRESH = 8000  # commonest words of a vocabulary of which `rename` makes names
-LONGEST_NAME = 2  # words
 COMMONEST = 100  # words of a vocabulary too common to have a meaning of their own: `similar` leaves them
 SECOND = 0.5  # probability that a second operation follows on the first
 TRIES = 8  # a text may not be fit for an operation, or give a text that is there already
@@ -42,18 +38,11 @@ Operation = Callable[[list[str], random.Random], list[str] | None]
 class Augmenter:
     """Holds the bigram counts and word positions of a corpus; linear in its size.
 
-    near: lower-case word → words that may stand in its place, for `similar`. names: lower-case words of which names are made, fresh: words to make
-    others of, for `rename`.
+    near: lower-case word → words that may stand in its place, for `similar`.
     """
 
-    def __init__(
-        self,
-        texts: Sequence[str],
-        near: Mapping[str, Sequence[str]] | None = None,
-        names: Collection[str] = (),
-        fresh: Sequence[str] = (),
-    ) -> None:
-        self._near, self._names, self._fresh = near or {}, names, fresh
+    def __init__(self, texts: Sequence[str], near: Mapping[str, Sequence[str]] | None = None) -> None:
+        self._near = near or {}
         self._texts = [text for text in texts if text.split()]
         self.rows = [text.split() for text in self._texts]
         self._donors: list[int] = []  # rows that lent words to the text being made, beside the one it started from
@@ -144,18 +133,6 @@ class Augmenter:
             word = near[draw.randrange(len(near))]
             out[place] = word.capitalize() if out[place][0].isupper() else word
         return out
-
-    def rename(self, words: list[str], draw: random.Random) -> list[str] | None:
-        places = [place for place, word in enumerate(words) if word.lower() in self._names]
-        if not places or not self._fresh:
-            return None
-        first = last = draw.choice(places)
-        while first - 1 in places:
-            first -= 1
-        while last + 1 in places:
-            last += 1
-        name = [self._fresh[draw.randrange(len(self._fresh))] for _ in range(draw.randint(1, LONGEST_NAME))]
-        return words[:first] + [word.capitalize() if words[first][0].isupper() else word for word in name] + words[last + 1 :]
 
     def delete(self, words: list[str], draw: random.Random) -> list[str] | None:
         if len(words) < 3:

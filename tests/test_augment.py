@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,7 +16,7 @@ TEXTS = [
     "where was the old red bridge",
     "what did the old man say",
 ]
-ALL = {"replace": 1.0, "similar": 1.0, "rename": 1.0, "recombine": 1.0, "delete": 1.0, "typo": 1.0, "case": 1.0}
+ALL = {"replace": 1.0, "similar": 1.0, "recombine": 1.0, "delete": 1.0, "typo": 1.0, "case": 1.0}
 
 
 def same(text: str) -> str:
@@ -28,9 +26,7 @@ def same(text: str) -> str:
 @pytest.mark.parametrize("method", list(ALL))
 def test_each_method_makes_new_texts(method: str) -> None:
     """A method that does nothing, gives the text back, or gives one twice."""
-    grown = Augmenter(TEXTS, {"red": ["green", "purple"]}, {"old", "bridge", "book"}, ["tulip", "harbour"]).grow(
-        6, {method: 1.0}, 0, TEXTS, same
-    )
+    grown = Augmenter(TEXTS, {"red": ["green", "purple"]}).grow(6, {method: 1.0}, 0, TEXTS, same)
     assert grown and len(set(grown)) == len(grown) and not set(grown) & set(TEXTS)
 
 
@@ -46,14 +42,6 @@ def test_replacement_fits_its_neighbours() -> None:
     """Words put where they never stood: between "the" and "book" only "red" and "blue" were seen."""
     grown = Augmenter(TEXTS).grow(50, {"replace": 1.0}, 0, [], same)
     assert {text.split()[3] for text in grown if text.startswith("who wrote the") and text.endswith("book")} <= {"red", "blue"}
-
-
-def test_a_name_is_exchanged_whole_and_nothing_else() -> None:
-    """Half a name that stays behind, two names that melt into one, or a word of the sentence that goes with it."""
-    texts = ["Turn the Bedside Lamp in kitchen on", "open garage door"]
-    grown = Augmenter(texts, names={"bedside", "lamp", "kitchen", "garage"}, fresh=["tulip"]).grow(40, {"rename": 1.0}, 0, texts, same)
-    once = r"(Turn the (Bedside Lamp|Tulip( Tulip)?) in (kitchen|tulip( tulip)?) on|open (garage|tulip( tulip)?) door)"
-    assert all(re.fullmatch(once, text) for text in grown) and {"Turn the Tulip in kitchen on", "open tulip door"} <= {*grown}
 
 
 def circle() -> tuple[dict[str, int], np.ndarray]:

@@ -15,16 +15,14 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgedistill.augment import COMMONEST, FRESH, Augmenter, neighbours
+from edgedistill.augment import Augmenter, neighbours
 from edgedistill.digests import text_key
 from edgedistill.duplicates import near_duplicates, normalised
-from edgedistill.errors import RecipeError
 from edgedistill.models import token_table
 from edgedistill.recipe import SliceByColumn, Transfer
 from edgedistill.slices import baseline, member_of
@@ -58,14 +56,17 @@ def run(out: Path, params: Params, *, prepared: Path, model: Path, written: Path
     composed = clean(read_rows(written / "written.parquet").texts) if written is not None else []
     seeds = [*train.texts, *traffic, *composed]
     wanted = max(0, round((options.pool or options.growth) * len(train)) - len(seeds))
-    augmenter = _augmenter(options, seeds, train, model)
+    near = None
+    if options.methods.get("similar"):
+        tokens, table = token_table(model)
+        near = neighbours(seeds, whole_words(tokens), table)
 
     # Case changes must count as new texts, yet a test text in other case must not come out: two forms, two checks.
     barred = [*seeds, *test.texts, *held.texts]
-    families = augmenter(seeds).grow_families(wanted, options.methods, params.seed, barred, _as_written)
+    families = Augmenter(seeds, near).grow_families(wanted, options.methods, params.seed, barred, _as_written)
     grown = clean(list(families))
     belongs = member_of(list(options.quotas), params.slices, baseline(train.texts))
-    grown, reached = _steered(seeds, grown, families, augmenter, options, belongs, params.seed, barred, clean)
+    grown, reached = _steered(seeds, grown, families, near, options, belongs, params.seed, barred, clean)
     texts = [*seeds, *grown]
     unlabelled = len(texts) - len(train)
     labels = np.concatenate([train.labels, np.full(unlabelled, -1, np.int32)])
@@ -85,38 +86,6 @@ def run(out: Path, params: Params, *, prepared: Path, model: Path, written: Path
         "examples": grown[:: max(1, len(grown) // 5)][:5],
     }
     (out / "facts.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
-
-
-def _augmenter(options: Transfer, seeds: Sequence[str], train: Rows, model: Path) -> Callable[[Sequence[str]], Augmenter]:
-    """Texts → what grows more of them, with the words that its methods need."""
-    if not (options.methods.get("similar") or options.methods.get("rename")):
-        return Augmenter
-    tokens, table = token_table(model)
-    whole = whole_words(tokens)
-    near = neighbours(seeds, whole, table) if options.methods.get("similar") else None
-    names = copied(train) if options.methods.get("rename") else set()
-    if options.methods.get("rename") and not names:
-        raise RecipeError(
-            "rename exchanges names that answers copy from their texts, and no answer of the training rows copies a word.",
-            where="transfer.methods",
-            write="Leave rename out.",
-        )
-    return partial(Augmenter, near=near, names=names, fresh=list(whole)[COMMONEST:FRESH])
-
-
-def copied(rows: Rows) -> set[str]:
-    """Words of texts, in lower case, that stand in the answers to them too: as a value that is written, or as a span that is marked."""
-    found: set[str] = set()
-    for row, text in enumerate(rows.texts):
-        target = rows.target(row)
-        if isinstance(target, dict):
-            said = [value for value in target.values() if isinstance(value, str)]
-        else:
-            spans = target if isinstance(target, list) else []
-            said = [text[one[0] : one[1]] for one in spans if isinstance(one, list)]
-        answered = {word for value in said for word in value.lower().split() if word.isalpha() and len(word) >= 3}
-        found |= answered.intersection(text.lower().split())
-    return found
 
 
 def real_texts(prepared: Path, held_out: float, seed: int) -> tuple[Rows, list[str], Rows]:
@@ -169,7 +138,7 @@ def _steered(
     seeds: Sequence[str],
     grown: list[str],
     families: dict[str, tuple[str, ...]],
-    augmenter: Callable[[Sequence[str]], Augmenter],
+    near: Any,
     options: Transfer,
     belongs: Callable[[str], list[str]],
     seed: int,
@@ -192,7 +161,7 @@ def _steered(
         methods = {MAKERS[name]: 1.0} if name in MAKERS else {}
         sources: list[tuple[list[str], dict[Any, float]]] = [(own, dict(options.methods)), (list(seeds), methods)]
         for number, (texts, ways) in enumerate(source for source in sources if source[0] and source[1]):
-            maker = augmenter(texts)
+            maker = Augmenter(texts, near)
             for turn in range(ROUNDS):
                 missing = int(np.ceil(share * size)) - have[name]
                 if missing <= 0:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from edgedistill.duplicates import near_duplicates, normalised
-from edgedistill.errors import RecipeError
 from edgedistill.recipe import Transfer
 from edgedistill.slices import baseline, member_of
 from edgedistill.stages import transfer
@@ -84,14 +83,3 @@ def test_same_seed_same_set(tmp_path: Path, tiny_teacher: Path) -> None:
         (tmp_path / name).mkdir()
     first, second = (grown(tmp_path / name, tiny_teacher, options) for name in "ab")
     assert first[0].texts == second[0].texts and first[1].keys == second[1].keys
-
-
-def test_names_are_what_answers_copy(tmp_path: Path, tiny_teacher: Path) -> None:
-    """A key or a number taken for a name, a word outside of a span, or a recipe that renames where nothing is copied and grows nothing."""
-    written = make_rows(["Turn the Bedside lamp to 40", "stop"], targets=['{"intent": "On", "name": "bedside lamp", "to": 40}', None])
-    assert transfer.copied(written) == {"bedside", "lamp"}
-    marked = make_rows(["call Ada Lovelace now"], targets=['[[5, 17, "PERSON"]]'])
-    assert transfer.copied(marked) == {"ada", "lovelace"}
-    assert transfer.copied(make_rows(["a class", "several"], targets=["3", "[0, 2]"])) == set()
-    with pytest.raises(RecipeError, match=r"^transfer.methods: rename exchanges names .* no answer .* copies a word. Leave rename out.$"):
-        grown(tmp_path, tiny_teacher, Transfer(growth=2, held_out=0.2, methods={"rename": 1.0}))
