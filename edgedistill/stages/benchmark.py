@@ -34,7 +34,7 @@ from edgedistill.runtime_support import require_supported
 from edgedistill.serving import first_line, open_tokenizer, writes
 from edgedistill.stages.prepare import read_settings
 from edgedistill.stages.teach import ANSWERS
-from edgedistill.steady import steadily
+from edgedistill.steady import Steadiness, steadily
 from edgedistill.store import Stage
 from edgedistill.tables import read_rows
 from edgedistill.target import Link, Target
@@ -133,8 +133,7 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
             runners[entry.id] = start(entry, on_device=measured or entry.role == "student")
             colds[entry.id].append(runners[entry.id].hello)
         timed = [entry.id for entry in here if entry.role != "control" and measured]
-        turns = partial(_take_turns, runners, params, rows.texts, timed)
-        seen, steady = steadily(runners[timed[0]], turns) if timed else (turns(), None)
+        seen, steady = _steadily(runners, params, rows.texts, timed)
         free = {entry.id: _freely(runners[entry.id], rows.texts) for entry in here if entry.role == "student" and writes(task)}
     finally:
         for runner in runners.values():
@@ -276,6 +275,12 @@ class _Seen:
     def writing(self) -> Writing | None:
         times = self.raw.get("real", {})
         return Writing(**{name: times[name] for name in WRITING}) if WRITING[0] in times else None
+
+
+def _steadily(runners: dict[str, Runner], params: Params, texts: list[str], timed: list[str]) -> tuple[dict[str, _Seen], Steadiness | None]:
+    """Everybody's turns between two looks at the machine; None where nothing is timed."""
+    turns = partial(_take_turns, runners, params, texts, timed)
+    return steadily(runners[timed[0]], turns) if timed else (turns(), None)
 
 
 def _take_turns(runners: dict[str, Runner], params: Params, texts: list[str], timed: list[str]) -> dict[str, _Seen]:
