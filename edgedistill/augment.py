@@ -204,5 +204,7 @@ def neighbours(texts: Iterable[str], whole: Mapping[str, int], table: npt.NDArra
         best = np.argpartition(-likeness, looked_at - 1, axis=1)[:, :looked_at]
         for word, row, places in zip(part, likeness, best, strict=True):
             ranked = (words[place] for place in sorted(places, key=lambda place: (-row[place], place)))
-            near[word] = [other for other in ranked if not (other.startswith(word) or word.startswith(other))][:NEAREST]
+            others = [other for other in ranked if not (other.startswith(word) or word.startswith(other))]
+            if others:
+                near[word] = others[:NEAREST]
     return near

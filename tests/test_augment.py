@@ -69,3 +69,8 @@ def test_no_neighbour_begins_alike_or_is_common() -> None:
     vocabulary["wordcs"] = len(table)
     near = neighbours(["wordc"], vocabulary, np.concatenate([table, table[vocabulary["wordc"]][None]]))
     assert "wordcs" not in near["wordc"] and not {*near["wordc"]} & {*list(vocabulary)[:COMMONEST]}
+    # A word among whose nearest are only its own forms has none: `similar` must leave it.
+    forms = {
+        word: row for row, word in enumerate([*list(vocabulary)[:COMMONEST], "stem", *(f"stem{chr(97 + number)}" for number in range(20))])
+    }
+    assert neighbours(["stem"], forms, np.ones((len(forms), 2), np.float32)) == {}
