@@ -6,6 +6,7 @@ and swaps. Pure Python; the same texts and seed give the same result.
 
 - replace: words exchanged for others seen between the same neighbours, P(w') ∝ count(left, w') · count(w', right) over the texts themselves
 - similar: words exchanged for near ones in a token table, such as the teacher's own; brings in words that the texts lack
+- reword: the same for the words that the texts are about: all but the commonest of the language (commands say "set" and "temperature" all the time)
 - delete: each word dropped with a small probability
 - recombine: the head of one text and the tail of another, joined where both have the same word
 - typo: letters swapped, dropped, doubled or mistaken
@@ -28,7 +29,8 @@ BEGIN, END = "\x02", "\x03"  # stand for the edges of a text in the bigram count
 DELETED = 0.15  # probability that `delete` drops a word
 MOST_REPLACED = 3
 NEAREST = 8  # neighbours that `similar` chooses from
-COMMONEST = 100  # words of a vocabulary too common to have a meaning of their own: `similar` leaves them
+COMMON_HERE = 60  # words of the texts, the commonest, that `similar` leaves alone: they carry what the task asks
+COMMONEST = 100  # words of a vocabulary too common to have a meaning of their own: `reword` leaves them
 SECOND = 0.5  # probability that a second operation follows on the first
 TRIES = 8  # a text may not be fit for an operation, or give a text that is there already
 
@@ -38,11 +40,13 @@ Operation = Callable[[list[str], random.Random], list[str] | None]
 class Augmenter:
     """Holds the bigram counts and word positions of a corpus; linear in its size.
 
-    near: lower-case word → words that may stand in its place, for `similar`.
+    near, reworded: lower-case word → words that may stand in its place, for `similar` and for `reword`.
     """
 
-    def __init__(self, texts: Sequence[str], near: Mapping[str, Sequence[str]] | None = None) -> None:
-        self._near = near or {}
+    def __init__(
+        self, texts: Sequence[str], near: Mapping[str, Sequence[str]] | None = None, reworded: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
+        self._near, self._reworded = near or {}, reworded or {}
         self._texts = [text for text in texts if text.split()]
         self.rows = [text.split() for text in self._texts]
         self._donors: list[int] = []  # rows that lent words to the text being made, beside the one it started from
@@ -124,15 +128,10 @@ class Augmenter:
         return self._slots[left, right]
 
     def similar(self, words: list[str], draw: random.Random) -> list[str] | None:
-        places = [place for place, word in enumerate(words) if word.lower() in self._near]
-        if not places:
-            return None
-        out = list(words)
-        for place in draw.sample(places, min(len(places), draw.randint(1, MOST_REPLACED))):
-            near = self._near[out[place].lower()]
-            word = near[draw.randrange(len(near))]
-            out[place] = word.capitalize() if out[place][0].isupper() else word
-        return out
+        return _exchanged(words, self._near, draw)
+
+    def reword(self, words: list[str], draw: random.Random) -> list[str] | None:
+        return _exchanged(words, self._reworded, draw)
 
     def delete(self, words: list[str], draw: random.Random) -> list[str] | None:
         if len(words) < 3:
@@ -178,19 +177,35 @@ class Augmenter:
         return out if out != words else None
 
 
+def _exchanged(words: list[str], near: Mapping[str, Sequence[str]], draw: random.Random) -> list[str] | None:
+    places = [place for place, word in enumerate(words) if word.lower() in near]
+    if not places:
+        return None
+    out = list(words)
+    for place in draw.sample(places, min(len(places), draw.randint(1, MOST_REPLACED))):
+        others = near[out[place].lower()]
+        word = others[draw.randrange(len(others))]
+        out[place] = word.capitalize() if out[place][0].isupper() else word
+    return out
+
+
 def _drawn(operations: Sequence[Operation], shares: Sequence[float], draw: random.Random) -> Operation:
     return operations[bisect(shares, draw.random() * shares[-1], 0, len(shares) - 1)]
 
 
-def neighbours(texts: Iterable[str], whole: Mapping[str, int], table: npt.NDArray[np.float32]) -> dict[str, list[str]]:
+def neighbours(
+    texts: Iterable[str], whole: Mapping[str, int], table: npt.NDArray[np.float32], *, reword: bool = False
+) -> dict[str, list[str]]:
     """Word of `texts` → the NEAREST whole words of a tokenizer's vocabulary by cosine in its embedding table, all in lower case.
 
     whole: word → row, the commonest first (`vocabulary.whole_words`). table: float [rows, width]; its mean is taken off first, since all rows
-    share a large common direction (arXiv:1702.01417). Words that begin alike are one word here: "set" has nothing to learn from "sets".
+    share a large common direction (arXiv:1702.01417). The commonest words of the texts are left alone; with `reword` those of the language instead,
+    and no word stands in for another form of itself.
     """
-    words = list(whole)[COMMONEST:]
-    said = {word for text in texts for word in text.lower().split()}
-    asked = sorted(said.intersection(words))
+    counts = Counter(word for text in texts for word in set(text.lower().split()))
+    words = list(whole)[COMMONEST:] if reword else list(whole)
+    left = set() if reword else {word for word, _ in counts.most_common(COMMON_HERE)}
+    asked = sorted(counts.keys() & set(words) - left)
     if not asked or len(words) <= NEAREST:
         return {}
     centred = table - table.mean(axis=0)
@@ -203,8 +218,8 @@ def neighbours(texts: Iterable[str], whole: Mapping[str, int], table: npt.NDArra
         likeness = centred[[whole[word] for word in part]] @ candidates.T
         best = np.argpartition(-likeness, looked_at - 1, axis=1)[:, :looked_at]
         for word, row, places in zip(part, likeness, best, strict=True):
-            ranked = (words[place] for place in sorted(places, key=lambda place: (-row[place], place)))
-            others = [other for other in ranked if not (other.startswith(word) or word.startswith(other))]
+            ranked = [words[place] for place in sorted(places, key=lambda place: (-row[place], place)) if words[place] != word]
+            others = [other for other in ranked if not (reword and (other.startswith(word) or word.startswith(other)))]
             if others:
                 near[word] = others[:NEAREST]
     return near

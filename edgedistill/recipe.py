@@ -151,7 +151,7 @@ def alone(member: Teacher, calls: int | None = None) -> Teacher:
     return Teacher(**{name: getattr(member, name) for name in Teacher.model_fields} | {"calls": calls})
 
 
-Method = Literal["delete", "replace", "similar", "recombine", "typo", "case"]
+Method = Literal["delete", "replace", "similar", "reword", "recombine", "typo", "case"]
 
 
 def _default_methods() -> dict[Method, float]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgedistill.augment import COMMONEST, NEAREST, Augmenter, neighbours
+from edgedistill.augment import COMMON_HERE, COMMONEST, NEAREST, Augmenter, neighbours
 
 TEXTS = [
     "who wrote the red book",
@@ -16,7 +16,7 @@ TEXTS = [
     "where was the old red bridge",
     "what did the old man say",
 ]
-ALL = {"replace": 1.0, "similar": 1.0, "recombine": 1.0, "delete": 1.0, "typo": 1.0, "case": 1.0}
+ALL = {"replace": 1.0, "similar": 1.0, "reword": 1.0, "recombine": 1.0, "delete": 1.0, "typo": 1.0, "case": 1.0}
 
 
 def same(text: str) -> str:
@@ -26,7 +26,7 @@ def same(text: str) -> str:
 @pytest.mark.parametrize("method", list(ALL))
 def test_each_method_makes_new_texts(method: str) -> None:
     """A method that does nothing, gives the text back, or gives one twice."""
-    grown = Augmenter(TEXTS, {"red": ["green", "purple"]}).grow(6, {method: 1.0}, 0, TEXTS, same)
+    grown = Augmenter(TEXTS, {"red": ["green", "purple"]}, {"old": ["new"], "house": ["shed"]}).grow(6, {method: 1.0}, 0, TEXTS, same)
     assert grown and len(set(grown)) == len(grown) and not set(grown) & set(TEXTS)
 
 
@@ -57,7 +57,7 @@ def circle() -> tuple[dict[str, int], np.ndarray]:
 def test_neighbours_are_the_nearest() -> None:
     """Another neighbour than the nearest by cosine, or the word itself."""
     vocabulary, table = circle()
-    near = neighbours(["Wordc and wordk", "aaq of wordt"], vocabulary, table)
+    near = neighbours(["Wordc and wordk", "aaq of wordt"], vocabulary, table, reword=True)
     assert set(near) == {"wordc", "wordk", "wordt"}  # what is common in the language is left alone, however rare it is here
     assert set(near["wordc"][:2]) == {"wordb", "wordd"} and set(near["wordt"][:2]) == {"words", "worda"}
     assert all(len(words) == NEAREST for words in near.values())
@@ -67,10 +67,18 @@ def test_no_neighbour_begins_alike_or_is_common() -> None:
     """ "sets" in the place of "set", which teaches nothing, and "the", which lies near everything."""
     vocabulary, table = circle()
     vocabulary["wordcs"] = len(table)
-    near = neighbours(["wordc"], vocabulary, np.concatenate([table, table[vocabulary["wordc"]][None]]))
+    near = neighbours(["wordc"], vocabulary, np.concatenate([table, table[vocabulary["wordc"]][None]]), reword=True)
     assert "wordcs" not in near["wordc"] and not {*near["wordc"]} & {*list(vocabulary)[:COMMONEST]}
     # A word among whose nearest are only its own forms has none: `similar` must leave it.
     forms = {
         word: row for row, word in enumerate([*list(vocabulary)[:COMMONEST], "stem", *(f"stem{chr(97 + number)}" for number in range(20))])
     }
-    assert neighbours(["stem"], forms, np.ones((len(forms), 2), np.float32)) == {}
+    assert neighbours(["stem"], forms, np.ones((len(forms), 2), np.float32), reword=True) == {}
+
+
+def test_similar_leaves_the_commonest_words_of_the_texts() -> None:
+    """A question word that is exchanged, so that the text asks something else."""
+    vocabulary, table = circle()
+    common = [f"filler{number}" for number in range(COMMON_HERE - 1)]
+    near = neighbours(["wordc " + " ".join(common)] * 3 + ["wordk"], vocabulary, table)
+    assert set(near) == {"wordk"}

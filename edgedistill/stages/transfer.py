@@ -15,6 +15,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +57,14 @@ def run(out: Path, params: Params, *, prepared: Path, model: Path, written: Path
     composed = clean(read_rows(written / "written.parquet").texts) if written is not None else []
     seeds = [*train.texts, *traffic, *composed]
     wanted = max(0, round((options.pool or options.growth) * len(train)) - len(seeds))
-    near = None
-    if options.methods.get("similar"):
-        tokens, table = token_table(model)
-        near = neighbours(seeds, whole_words(tokens), table)
+    augmenter = _augmenter(options, seeds, model)
 
     # Case changes must count as new texts, yet a test text in other case must not come out: two forms, two checks.
     barred = [*seeds, *test.texts, *held.texts]
-    families = Augmenter(seeds, near).grow_families(wanted, options.methods, params.seed, barred, _as_written)
+    families = augmenter(seeds).grow_families(wanted, options.methods, params.seed, barred, _as_written)
     grown = clean(list(families))
     belongs = member_of(list(options.quotas), params.slices, baseline(train.texts))
-    grown, reached = _steered(seeds, grown, families, near, options, belongs, params.seed, barred, clean)
+    grown, reached = _steered(seeds, grown, families, augmenter, options, belongs, params.seed, barred, clean)
     texts = [*seeds, *grown]
     unlabelled = len(texts) - len(train)
     labels = np.concatenate([train.labels, np.full(unlabelled, -1, np.int32)])
@@ -86,6 +84,17 @@ def run(out: Path, params: Params, *, prepared: Path, model: Path, written: Path
         "examples": grown[:: max(1, len(grown) // 5)][:5],
     }
     (out / "facts.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _augmenter(options: Transfer, seeds: Sequence[str], model: Path) -> Callable[[Sequence[str]], Augmenter]:
+    """Texts → what grows more of them, with the words that stand in for others where its methods need them."""
+    if not (options.methods.get("similar") or options.methods.get("reword")):
+        return Augmenter
+    tokens, table = token_table(model)
+    whole = whole_words(tokens)
+    near = neighbours(seeds, whole, table) if options.methods.get("similar") else None
+    reworded = neighbours(seeds, whole, table, reword=True) if options.methods.get("reword") else None
+    return partial(Augmenter, near=near, reworded=reworded)
 
 
 def real_texts(prepared: Path, held_out: float, seed: int) -> tuple[Rows, list[str], Rows]:
@@ -138,7 +147,7 @@ def _steered(
     seeds: Sequence[str],
     grown: list[str],
     families: dict[str, tuple[str, ...]],
-    near: Any,
+    augmenter: Callable[[Sequence[str]], Augmenter],
     options: Transfer,
     belongs: Callable[[str], list[str]],
     seed: int,
@@ -161,7 +170,7 @@ def _steered(
         methods = {MAKERS[name]: 1.0} if name in MAKERS else {}
         sources: list[tuple[list[str], dict[Any, float]]] = [(own, dict(options.methods)), (list(seeds), methods)]
         for number, (texts, ways) in enumerate(source for source in sources if source[0] and source[1]):
-            maker = Augmenter(texts, near)
+            maker = augmenter(texts)
             for turn in range(ROUNDS):
                 missing = int(np.ceil(share * size)) - have[name]
                 if missing <= 0:
@@ -211,4 +220,4 @@ def _as_written(text: str) -> str:
     return " ".join(text.split())
 
 
-TRANSFER = Stage("transfer", 3, run, ("datasketch", "pyarrow", "numpy"))
+TRANSFER = Stage("transfer", 4, run, ("datasketch", "pyarrow", "numpy"))
