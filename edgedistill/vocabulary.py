@@ -75,7 +75,8 @@ def cut(tokenizer: Any, texts: Sequence[str], most: int | None = None) -> Cut:
 def whole_words(vocabulary: Mapping[str, int]) -> dict[str, int]:
     """Lower-case word of three letters or more → its row, in the order of the rows: merges and word pieces are listed by how common they are.
 
-    A byte-level or SentencePiece vocabulary marks what begins a word; what it does not mark is a piece.
+    A byte-level or SentencePiece vocabulary marks what begins a word; what it does not mark is a piece. A beginning that BPE merges on, such as
+    "con", cannot be told from a word.
     """
     from tokenizers.decoders import ByteLevel
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from edgedistill.duplicates import near_duplicates, normalised
 from edgedistill.recipe import Transfer
@@ -83,3 +87,26 @@ def test_same_seed_same_set(tmp_path: Path, tiny_teacher: Path) -> None:
         (tmp_path / name).mkdir()
     first, second = (grown(tmp_path / name, tiny_teacher, options) for name in "ab")
     assert first[0].texts == second[0].texts and first[1].keys == second[1].keys
+
+
+@pytest.mark.parametrize("method", ["similar", "reword"])
+def test_words_grow_from_a_byte_level_teacher(tmp_path: Path, method: Any) -> None:
+    """Tokens in texts in the place of words, with the mark of a space or as pieces, where the teacher's tokenizer is byte-level BPE."""
+    texts = [text for text, _ in tickets(260)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    # Enough words that a hundred are common and others are left: what no ticket says, each often.
+    more = [f"{first}{second}zz" for first in "bcdfghjklmnp" for second in "aeiouqrstvwx"]
+    tokenizer.train_from_iterator(
+        texts + more * 50, trainers.BpeTrainer(vocab_size=2000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    )
+    model = tmp_path / "model"
+    model.mkdir()
+    tokenizer.save(str(model / "tokenizer.json"))
+    table = np.random.default_rng(0).normal(size=(tokenizer.get_vocab_size(), 8)).astype(np.float32)
+    save_file({"model.embed_tokens.weight": table}, model / "model.safetensors")
+    rows, _, _, facts = grown(tmp_path, model, Transfer(growth=3, held_out=0.2, methods={method: 1.0}))
+    known = {*more, *(word.lower() for text in texts for word in text.split())}
+    words = {word.lower() for text in rows.texts for word in text.split()}
+    assert facts["grown_rows"] and words & {*more}
+    assert all(any(other.startswith(word) for other in known) for word in words)  # BPE lists the beginnings of words among them
