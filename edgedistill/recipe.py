@@ -271,7 +271,9 @@ class Distill(Section):
     steps: int | None = Field(None, gt=0, description="optimizer steps; else `epochs` over the transfer set")
     epochs: float = Field(3, gt=0, description="passes over the transfer set")
     learning_rate: float | None = Field(
-        None, gt=0, description="peak learning rate of AdamW; else the family's own: transformer 0.0005, conv and static 0.002"
+        None,
+        gt=0,
+        description="peak learning rate of AdamW; else the family's own: transformer 0.0005, with all layers of its source 0.0002; conv and static 0.002",
     )
     batch_size: int = Field(64, gt=0, description="rows a step and process")
     real_rows: int = Field(1, ge=1, le=50, description="how often a training or traffic row stands in a pass, a grown text standing once")

@@ -31,7 +31,7 @@ CONTRACT = {
         "soft",
     ],
     "teachers": ["labels", "has_head", "adopt", "fine_tune", "logits"],
-    "students": ["ABOUT", "LEARNING_RATE", "OPTIONS", "start", "sizes"],
+    "students": ["ABOUT", "OPTIONS", "start", "learning_rate", "sizes"],
     "losses": ["Options", "NEEDS", "loss"],
     "exporters": ["FORMAT", "export"],
     "quantizers": ["FORMAT", "ABOUT", "quantize", "layers"],

@@ -146,7 +146,7 @@ def _learn(out: Path, params: Params, inputs: Mapping[str, Path]) -> None:
         None,
         Schedule(
             steps,
-            learning_rate(params),
+            learning_rate(params, start),
             params.distill.batch_size,
             params.precision,
             params.seed,
@@ -173,8 +173,10 @@ def _learn(out: Path, params: Params, inputs: Mapping[str, Path]) -> None:
         (out / "facts.json").write_text(json.dumps(facts, indent=1))
 
 
-def learning_rate(params: Params) -> float:
-    rate: float = params.distill.learning_rate or plugins.find("students", params.student.family).LEARNING_RATE
+def learning_rate(params: Params, start: Path) -> float:
+    """The recipe's, or what suits the student that stands in `start`."""
+    family, facts = plugins.find("students", params.student.family), json.loads((start / "facts.json").read_text(encoding="utf-8"))
+    rate: float = params.distill.learning_rate or family.learning_rate(facts)
     return rate * (QUANTIZED_RATE if params.scheme else 1)
 
 
@@ -339,7 +341,7 @@ def _process() -> None:
     distributed.destroy_process_group()
 
 
-DISTILL = Stage("distill", 8, run, ("torch", "transformers", "accelerate", "tokenizers"))
+DISTILL = Stage("distill", 9, run, ("torch", "transformers", "accelerate", "tokenizers"))
 
 if __name__ == "__main__":
     _process()

@@ -95,7 +95,7 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
         None,
         Schedule(
             steps,
-            learning_rate(params),
+            learning_rate(params, start),
             params.distill.batch_size,
             params.precision,
             params.seed,

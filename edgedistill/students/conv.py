@@ -18,7 +18,6 @@ from edgedistill.recipe import Student
 from edgedistill.token_vectors import counts, token_vectors
 
 ABOUT = "convolutions over sub-word embeddings that start from the teacher's; tens of microseconds an answer"
-LEARNING_RATE = 2e-3
 TASKS = frozenset({"classify", "multi_label", "score", "tag", "embed"})  # it reads and does not write
 OPTIONS = frozenset({"layers", "width", "channels", "kernel", "head", "vocabulary"})
 WIDTH, CHANNELS, KERNEL, HEAD = 128, 256, 3, 0
@@ -92,6 +91,10 @@ def start_small(
         "parameters_before": parameter_count(teacher),
         "texts_with_equal_ids": len(texts) if options.vocabulary == "task" else None,
     }
+
+
+def learning_rate(facts: Mapping[str, Any]) -> float:
+    return 2e-3
 
 
 def sizes(options: Student, teacher: Mapping[str, Any]) -> list[Student]:

@@ -18,7 +18,6 @@ from edgedistill.recipe import Student
 from edgedistill.students.transformer import which_layers
 
 ABOUT = "decoder: layers cut from a teacher that writes, task vocabulary"
-LEARNING_RATE = 1e-3
 TASKS = frozenset({"generate"})
 OPTIONS = frozenset({"layers", "vocabulary"})
 DEFAULT_LAYERS = 4
@@ -58,6 +57,10 @@ def _parameters(folder: Path) -> int:
         with safe_open(file, framework="numpy") as tensors:
             count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118  # not a dict
     return count
+
+
+def learning_rate(facts: Mapping[str, Any]) -> float:
+    return 1e-3
 
 
 def sizes(options: Student, teacher: Mapping[str, Any]) -> list[Student]:
