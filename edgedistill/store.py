@@ -22,6 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
+from edgedistill import memory
 from edgedistill.digests import canonical, file_digest
 from edgedistill.errors import EdgedistillError, StageError, StoreError
 
@@ -113,7 +114,8 @@ class Store:
         before = json.loads(spent.read_text()) if spent.is_file() else 0.0
         start = time.monotonic()
         try:
-            stage.run(draft, params, **{name: source.path for name, source in inputs.items()})
+            with memory.held():
+                stage.run(draft, params, **{name: source.path for name, source in inputs.items()})
         except (EdgedistillError, OSError):
             raise
         except Exception as problem:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgedistill import fake_quant, plugins
+from edgedistill import fake_quant, memory, plugins
 from edgedistill.errors import RecipeError, StageError
 from edgedistill.exporters.onnx import works_on_first_token
 from edgedistill.features import EMBEDDING, TOKEN_LEVEL, needs_of
@@ -336,7 +336,7 @@ def _process() -> None:
             stdout.write(json.dumps({"tick": [label, done, total]}) + "\n")
             stdout.flush()
 
-    with listening(tell):
+    with listening(tell), memory.held():
         _learn(Path(job["out"]), params, {name: Path(path) for name, path in job["inputs"].items()})
     distributed.destroy_process_group()
 

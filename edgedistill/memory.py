@@ -1,0 +1,40 @@
+"""What a stage frees stays at hand until it ends.
+
+glibc gives every block of more than 32 MB back to the system when it is freed. A step of training makes and frees dozens of them, such as the logits of
+a vocabulary, and the system clears each page anew: a quarter of a decoder's training step (DECISIONS.md, 2026-11-28). Parameters: mallopt(3).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Iterator
+
+TRIM_THRESHOLD, MMAP_MAX = -1, -4  # malloc.h
+USUAL = {TRIM_THRESHOLD: 128 * 1024, MMAP_MAX: 65_536}
+HELD = {TRIM_THRESHOLD: 2**31 - 1, MMAP_MAX: 0}
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Freed memory is used again instead of given back, and all of it is given back at the end. Without glibc (musl, macOS, Windows) nothing happens."""
+    library = _glibc()
+    if library is None:
+        yield
+        return
+    for name, value in HELD.items():
+        library.mallopt(name, value)
+    try:
+        yield
+    finally:
+        for name, value in USUAL.items():
+            library.mallopt(name, value)
+        library.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    try:
+        library = ctypes.CDLL("libc.so.6")
+        return library if all(hasattr(library, name) for name in ("gnu_get_libc_version", "mallopt", "malloc_trim")) else None
+    except OSError:
+        return None
