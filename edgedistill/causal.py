@@ -18,6 +18,10 @@ import torch
 from edgedistill.training import pad, quiet
 
 ROWS_A_BATCH = 32
+# For each number of rows that a bfloat16 product meets, oneDNN makes kernels of up to megabytes and keeps them for good: a student that learns to write
+# grew by ten megabytes a step (DECISIONS.md, 2026-11-28). So products are made of round numbers of rows.
+TOKENS_AT_ONCE = 64
+LEAVE_TOGETHER = 8
 LIKELIEST = 256  # tokens that a sampled text is drawn from
 BESIDE = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")  # what a decoder's folder has beside config and weights
 
@@ -69,7 +73,9 @@ class Trunk(torch.nn.Module):
 
     def logits(self, states: Any) -> Any:
         """Of last hidden states, float [tokens, width]: float [tokens, vocabulary]."""
-        return torch.nn.functional.linear(states, self.base.get_input_embeddings().weight if self.tied else self.head.weight)
+        weight = self.base.get_input_embeddings().weight if self.tied else self.head.weight
+        filled_up = torch.nn.functional.pad(states, (0, 0, 0, -len(states) % TOKENS_AT_ONCE))
+        return torch.nn.functional.linear(filled_up, weight)[: len(states)]
 
 
 class Answers(torch.nn.Module):
@@ -108,7 +114,8 @@ def write(
 
     temperature: 0 takes the likeliest token, else texts are sampled: from the likeliest tokens that together have the probability top_p, LIKELIEST of
     them at most. (To sort tens of thousands of tokens a text, as generate() of transformers does, takes four times as long as the model.) rows: a
-    batch, which texts leave when they have ended. seen: is shown which prompts go on and the logits of their next tokens, [prompts, vocabulary].
+    batch, which texts leave when they have ended, LEAVE_TOGETHER at a time. seen: is shown which prompts go on and the logits of their next tokens,
+    [prompts, vocabulary].
     """
     stop = stop_token(model)
     order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
@@ -125,22 +132,27 @@ def write(
                 ids[row, longest - len(prompts[place]) :] = torch.tensor(prompts[place])
                 mask[row, longest - len(prompts[place]) :] = 1
             positions, cache = (mask.cumsum(-1) - 1).clamp(min=0), None
+            ended = torch.zeros(len(places), dtype=torch.bool)
             for _ in range(most):
                 out = model(
                     input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
                 )
                 cache = out.past_key_values
-                seen(places, out.logits[:, -1])
+                going_on = (~ended).nonzero()[:, 0].tolist()
+                seen([places[row] for row in going_on], out.logits[going_on, -1])
                 ids = _next(out.logits[:, -1], temperature, top_p)
-                for place, token in zip(places, ids[:, 0].tolist(), strict=True):
-                    found[place].append(token)
-                going_on = (ids[:, 0] != stop).nonzero()[:, 0]
-                if not len(going_on):
+                tokens = ids[:, 0].tolist()
+                for row in going_on:
+                    found[places[row]].append(tokens[row])
+                ended |= ids[:, 0] == stop
+                if ended.all():
                     break
-                if len(going_on) < len(ids):
-                    ids, mask, positions = ids[going_on], mask[going_on], positions[going_on]
-                    places = [places[row] for row in going_on.tolist()]
-                    cache.batch_select_indices(going_on)
+                most_rows = -(-int((~ended).sum()) // LEAVE_TOGETHER) * LEAVE_TOGETHER
+                staying = ended.argsort(stable=True)[:most_rows]  # those that go on stand first
+                if len(staying) < len(ids):
+                    ids, mask, positions, ended = ids[staying], mask[staying], positions[staying], ended[staying]
+                    places = [places[row] for row in staying.tolist()]
+                    cache.batch_select_indices(staying)
                 mask, positions = torch.nn.functional.pad(mask, (0, 1), value=1), positions[:, -1:] + 1
             told(min(begin + rows, len(order)))
     model.train(was)

@@ -123,6 +123,19 @@ def test_what_is_written_is_what_transformers_writes(decoder: Any) -> None:
     assert len({len(ids) for ids in made}) > 1  # some did end before others
 
 
+def test_products_are_made_of_round_numbers_of_rows(decoder: Any) -> None:
+    """Another shape at every step: oneDNN keeps the kernels of each, and a long run is out of memory."""
+    from edgedistill import causal
+
+    draw, seen = np.random.default_rng(0), set()
+    prompts = [draw.integers(3, decoder.config.vocab_size, size=size).tolist() for size in draw.integers(1, 9, size=30)]
+    looking = decoder.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: seen.add(inputs[0].shape[0]))
+    made = causal.write(decoder, prompts, 12, rows=30)
+    looking.remove()
+    assert len({len(ids) for ids in made}) > 1 and len(seen) > 1  # some did leave
+    assert all(rows == 30 or rows % causal.LEAVE_TOGETHER == 0 for rows in seen)
+
+
 def test_weights_rounded_once_give_the_same_answers(decoder: Any) -> None:
     """A model that answers otherwise for having been made faster to ask."""
     import copy
@@ -157,9 +170,9 @@ def test_thoughts_while_writing_are_those_of_a_second_pass(decoder: Any) -> None
 
     draw = np.random.default_rng(0)
     prompts = [draw.integers(3, decoder.config.vocab_size, size=size).tolist() for size in draw.integers(1, 9, size=40)]
-    made = causal.write_and_think(decoder, prompts, 12, 4, rows=8)
+    made = causal.write_and_think(decoder, prompts, 12, 4, rows=20)
     answers = [answer for answer, *_ in made]
-    assert answers == causal.write(decoder, prompts, 12, rows=8) and len({len(answer) for answer in answers}) > 1
+    assert answers == causal.write(decoder, prompts, 12, rows=20) and len({len(answer) for answer in answers}) > 1
     for place, ids, logs, tail in causal.top(decoder, list(zip(prompts, answers, strict=True)), 4):
         _, written, log, rest = made[place]
         assert np.array_equal(written[:, 0], answers[place]) and np.array_equal(written[:, 0], ids[:, 0])

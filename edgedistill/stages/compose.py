@@ -122,4 +122,4 @@ def collect(some: Callable[[], list[str]], wanted: int, known: Sequence[str]) ->
     return Found(list(texts)[:wanted], asked)
 
 
-COMPOSE = Stage("compose", 2, run, ("torch", "transformers", "tokenizers"))
+COMPOSE = Stage("compose", 3, run, ("torch", "transformers", "tokenizers"))

@@ -303,4 +303,4 @@ def value_of(term: Term, seen: Seen, given: dict[str, Any]) -> Any:
         return term.value(seen, given)
 
 
-LEARN_TO_WRITE = Stage("distill", 4, run, ("torch", "transformers", "tokenizers"))
+LEARN_TO_WRITE = Stage("distill", 5, run, ("torch", "transformers", "tokenizers"))
