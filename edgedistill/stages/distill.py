@@ -144,15 +144,7 @@ def _learn(out: Path, params: Params, inputs: Mapping[str, Path]) -> None:
         tokens,
         columns,
         None,
-        Schedule(
-            steps,
-            learning_rate(params, start),
-            params.distill.batch_size,
-            params.precision,
-            params.seed,
-            average=params.distill.average or None,
-            plain_attention=True,
-        ),
+        schedule(params, start, steps),
         pad_id=pad_id,
         checkpoints=out / "checkpoints",
         label=f"learning through {params.scheme}" if params.scheme else PROGRESS[params.run],
@@ -173,11 +165,19 @@ def _learn(out: Path, params: Params, inputs: Mapping[str, Path]) -> None:
         (out / "facts.json").write_text(json.dumps(facts, indent=1))
 
 
-def learning_rate(params: Params, start: Path) -> float:
-    """The recipe's, or what suits the student that stands in `start`."""
+def schedule(params: Params, start: Path, steps: int) -> Schedule:
+    """As the recipe says; where it says no learning rate, that which suits the student in `start`."""
     family, facts = plugins.find("students", params.student.family), json.loads((start / "facts.json").read_text(encoding="utf-8"))
     rate: float = params.distill.learning_rate or family.learning_rate(facts)
-    return rate * (QUANTIZED_RATE if params.scheme else 1)
+    return Schedule(
+        steps,
+        rate * (QUANTIZED_RATE if params.scheme else 1),
+        params.distill.batch_size,
+        params.precision,
+        params.seed,
+        average=params.distill.average or None,
+        plain_attention=True,
+    )
 
 
 def _with_gold(prepared: Path, transfer: Path) -> Rows:

@@ -23,12 +23,12 @@ from edgedistill.objective import Term, attach, balance
 from edgedistill.progress import tick
 from edgedistill.prompts import Prompts, open_prompts
 from edgedistill.sequences import OWN_TEXT, TEACHER_TOP
-from edgedistill.stages.distill import PROGRESS, Params, learning_rate, sample
+from edgedistill.stages.distill import PROGRESS, Params, sample, schedule
 from edgedistill.stages.prepare import read_settings
 from edgedistill.stages.write import TOP, Said, read_said, text_of
 from edgedistill.store import Stage
 from edgedistill.tables import read_rows
-from edgedistill.training import Column, Schedule, pad, train
+from edgedistill.training import Column, pad, train
 
 HELD_OUT = 200  # rows on which the finished student is judged here
 
@@ -93,15 +93,7 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
         tokens,
         columns,
         None,
-        Schedule(
-            steps,
-            learning_rate(params, start),
-            params.distill.batch_size,
-            params.precision,
-            params.seed,
-            average=params.distill.average or None,
-            plain_attention=True,
-        ),
+        schedule(params, start, steps),
         pad_id=stop,
         checkpoints=out / "checkpoints",
         label=PROGRESS[params.run],

@@ -2,13 +2,21 @@
 
 Models of the usual sizes with weights drawn at random, no download: a step of a decoder with four layers and 12,000 tokens, what a teacher of 30
 layers writes, a step of a MiniLM, answers of a BERT of 110M parameters. Each is run in turns with memory held and given back; below 1 is faster.
+
+Then, each in a process of its own, a decoder that learns answers of changing lengths, its logits computed for a round number of tokens
+(`causal.TOKENS_AT_ONCE`) and for just as many as there are: seconds, and memory after 20 steps and at the end.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
@@ -68,6 +76,30 @@ def answers(model: Any, rows: int, tokens: int, count: int) -> Callable[[], None
     return work
 
 
+def growth(tokens_at_once: int, count: int = 200) -> None:
+    """Print what `count` steps on answers of changing lengths take and leave behind."""
+    causal.TOKENS_AT_ONCE = tokens_at_once
+    draw, trunk, resident, start = np.random.default_rng(0), causal.Trunk(decoder(2, 12_000)), [], time.process_time()
+    optimizer = torch.optim.AdamW(trunk.parameters(), lr=1e-5, fused=True)
+    with memory.held():
+        for _ in range(count):
+            ids = torch.randint(1, 12_000, (16, int(draw.integers(30, 50))))
+            chosen = torch.zeros(ids.shape, dtype=torch.bool)
+            for row, length in enumerate(draw.integers(6, 25, size=len(ids))):
+                chosen[row, -length:] = True
+            with causal.arithmetic(best_precision()):
+                logits = trunk(ids, torch.ones_like(ids), chosen).float()
+            torch.log_softmax(logits, -1)[:, 0].mean().backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            resident.append(int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1e3)
+    print(
+        f"{count} steps, logits of {tokens_at_once} tokens at once: {time.process_time() - start:.1f} CPU s, "
+        f"{resident[19]:.0f} MB after 20 steps, {resident[-1]:.0f} MB at the end",
+        flush=True,
+    )
+
+
 def main() -> None:
     torch.manual_seed(0)
     large = causal.settled(decoder(30, 49_152), best_precision())
@@ -86,7 +118,12 @@ def main() -> None:
         kept, given_back, ratios = in_turns(holding, run, ROUNDS)
         print(f"{what}, {best_precision()}, {torch.get_num_threads()} threads: held {kept:.2f} s, given back {given_back:.2f} s")
         say("time of held / given back", ratios, "< 1")
+    for tokens in (1, causal.TOKENS_AT_ONCE):
+        subprocess.run([sys.executable, "-m", "tests.benchmarks.memory", str(tokens)], check=True)
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:
+        growth(int(sys.argv[1]))
+    else:
+        main()
