@@ -1,7 +1,7 @@
 """What a stage frees stays at hand until it ends.
 
 glibc gives every block of more than 32 MB back to the system when it is freed. A step of training makes and frees dozens of them, such as the logits of
-a vocabulary, and the system clears each page anew: a quarter of a decoder's training step (DECISIONS.md, 2026-11-28). Parameters: mallopt(3).
+a vocabulary, and the system clears each page anew: up to a quarter of a decoder's step (DECISIONS.md, 2026-11-28). Parameters: mallopt(3).
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import contextlib
 import ctypes
 from collections.abc import Iterator
 
-TRIM_THRESHOLD, MMAP_MAX = -1, -4  # malloc.h
-USUAL = {TRIM_THRESHOLD: 128 * 1024, MMAP_MAX: 65_536}
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # malloc.h
+# What glibc comes to by itself where large blocks are freed; once told anything, it adjusts nothing any more.
+USUAL = {TRIM_THRESHOLD: 64 << 20, MMAP_THRESHOLD: 32 << 20, MMAP_MAX: 65_536}
 HELD = {TRIM_THRESHOLD: 2**31 - 1, MMAP_MAX: 0}
 
 

@@ -134,9 +134,8 @@ def say(name: str, report: Report, points: dict[str, list[str]]) -> None:
         kept, faster, smaller = WANTED[point]
         found = [report.variant(binary) for binary in binaries]
         small = [one for one in found if teacher.size_bytes / one.size_bytes >= smaller]
-        ships = (
-            min(small, key=p50_ms) if small else min(found, key=lambda one: one.size_bytes)
-        )  # as a target chooses; not by what the test rows say
+        # As a target chooses, and not by what the test rows say.
+        ships = min(small, key=p50_ms) if small else min(found, key=lambda one: one.size_bytes)
         share = accuracy(report, ships).value / accuracy(report, teacher).value
         times, less = speed_up(ships, teacher) or 0.0, teacher.size_bytes / ships.size_bytes
         against = flips(report, ships, user)
