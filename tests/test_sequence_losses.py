@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -123,17 +124,21 @@ def test_what_is_written_is_what_transformers_writes(decoder: Any) -> None:
     assert len({len(ids) for ids in made}) > 1  # some did end before others
 
 
-def test_products_are_made_of_round_numbers_of_rows(decoder: Any) -> None:
+def test_products_are_made_of_round_numbers_of_rows(decoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another shape at every step: oneDNN keeps the kernels of each, and a long run is out of memory."""
     from edgedistill import causal
 
     draw, seen = np.random.default_rng(0), set()
-    prompts = [draw.integers(3, decoder.config.vocab_size, size=size).tolist() for size in draw.integers(1, 9, size=30)]
+    prompts = [draw.integers(3, decoder.config.vocab_size, size=size).tolist() for size in draw.integers(1, 9, size=33)]
+    endless = causal.write(decoder, prompts, 12, rows=33)
+    stop = Counter(ids[3] for ids in endless).most_common(1)[0][0]  # so that some end early
+    monkeypatch.setattr(causal, "stop_token", lambda model: stop)
     looking = decoder.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: seen.add(inputs[0].shape[0]))
-    made = causal.write(decoder, prompts, 12, rows=30)
+    made = causal.write(decoder, prompts, 12, rows=33)
     looking.remove()
+    assert made == [ids[: ids.index(stop) + 1] if stop in ids else ids for ids in endless]
     assert len({len(ids) for ids in made}) > 1 and len(seen) > 1  # some did leave
-    assert all(rows == 30 or rows % causal.LEAVE_TOGETHER == 0 for rows in seen)
+    assert all(rows == 33 or rows % causal.LEAVE_TOGETHER == 0 for rows in seen)
 
 
 def test_weights_rounded_once_give_the_same_answers(decoder: Any) -> None:
