@@ -141,6 +141,19 @@ def test_products_are_made_of_round_numbers_of_rows(decoder: Any, monkeypatch: p
     assert all(rows == 33 or rows % causal.LEAVE_TOGETHER == 0 for rows in seen)
 
 
+def test_logits_are_computed_for_a_round_number_of_tokens(decoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another number of learned tokens at every step, with the same end; or logits that belong to the filling."""
+    from edgedistill import causal
+
+    linear, seen = torch.nn.functional.linear, []
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda states, weight: seen.append(len(states)) or linear(states, weight))
+    trunk = causal.Trunk(decoder)
+    for count in (1, causal.TOKENS_AT_ONCE, causal.TOKENS_AT_ONCE + 5):
+        states = torch.randn(count, decoder.config.hidden_size)
+        torch.testing.assert_close(trunk.logits(states), states @ decoder.get_output_embeddings().weight.T)
+    assert seen == [causal.TOKENS_AT_ONCE, causal.TOKENS_AT_ONCE, 2 * causal.TOKENS_AT_ONCE]
+
+
 def test_weights_rounded_once_give_the_same_answers(decoder: Any) -> None:
     """A model that answers otherwise for having been made faster to ask."""
     import copy

@@ -1,6 +1,8 @@
 """What the student's own answers buy: on-policy, fixed answers and the data's answers alone, same start, same steps, on the test rows.
 
-python -m tests.benchmarks.on_policy RECIPE [ROWS.jsonl]      a recipe of task generate whose losses have on_policy; its store is used and filled
+python -m tests.benchmarks.on_policy RECIPE [ROWS.jsonl]      a recipe of task generate; its store is used and filled
+
+Of a recipe whose losses do not have on_policy, as the voice sample's, the two others are compared.
 
 ROWS.jsonl: rows in the place of the recipe's test rows, for narrower intervals: `make_data.py --test-rows 3000 --out FOLDER` draws more voice commands
 of the same unseen templates. Answers are written in torch, greedily and without the grammar, by the teacher and by every student; differences are paired,
@@ -66,7 +68,7 @@ def main() -> None:
         )
     print(f"of the teacher's exact match: {right['distilled'].mean() / right['teacher'].mean():.3f}")
     pairs = [("distilled", "off_policy"), ("distilled", "labels"), ("off_policy", "labels"), ("distilled", "teacher")]
-    for one, other in [pair for pair in pairs if pair[1] in right]:
+    for one, other in [pair for pair in pairs if right.keys() >= {*pair}]:
         figure = mean_figure(right[one] - right[other])
         print(f"{one} against {other}: {100 * figure.value:+.1f} points [{100 * figure.low:+.1f} to {100 * figure.high:+.1f}]")
     for name, params, artifact, _ in made:
