@@ -1,7 +1,7 @@
 """What a stage frees stays at hand until it ends.
 
 glibc gives every block of more than 32 MB back to the system when it is freed. A step of training makes and frees dozens of them, such as the logits of
-a vocabulary, and the system clears each page anew: up to a quarter of a decoder's step (DECISIONS.md, 2026-11-28). Parameters: mallopt(3).
+a vocabulary, and the system clears each page anew: a tenth of a decoder's step (tests/benchmarks/memory.py). Parameters: mallopt(3).
 """
 
 from __future__ import annotations
