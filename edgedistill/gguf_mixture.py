@@ -17,8 +17,10 @@ quadratic model.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -190,25 +192,29 @@ def _errors(
 def _sensitivities(
     float_file: Path, tensors: Mapping[str, Tensor], errors: Mapping[str, Mapping[str, float]], judge: _Judge, scratch: Path
 ) -> dict[str, float]:
-    """Divergence for each unit of weighted error, tensor by tensor. Measured group by group, its weights rounded to BASE in a copy of the float file."""
-    trial, rounded = scratch / "trial.gguf", scratch / f"{BASE}.gguf"
-    costs: dict[str, float] = {}
+    """Divergence for each unit of weighted error, tensor by tensor. Measured group by group, its weights rounded to BASE in a copy of the float file;
+    a group a core, since llama.cpp counts with one thread here, so that the sums are the same everywhere."""
+    rounded = scratch / f"{BASE}.gguf"
     able = [name for name in tensors if BASE in errors[name]]
-    groups = _groups(able)
-    if able:
-        base = read_gguf(rounded).tensors
+    base = read_gguf(rounded).tensors if able else {}
+
+    def divergence(group: Sequence[str]) -> float:
+        trial = scratch / f"trial-{group[0]}.gguf"
         shutil.copyfile(float_file, trial)
-    for done, group in enumerate(groups, 1):
         for name in group:
             _put(trial, tensors[name], _weights(rounded, base[name]))
-        divergence = judge.divergence(trial)
-        total = sum(errors[name][BASE] for name in group)
-        costs |= dict.fromkeys(group, divergence / total if total > 0 else 0.0)
-        for name in group:
-            _restore(trial, float_file, tensors[name])
-        tick("sensitivity of each tensor", done, len(groups))
-    for file in (trial, rounded):
-        file.unlink(missing_ok=True)
+        found = judge.divergence(trial)
+        trial.unlink()
+        return found
+
+    costs: dict[str, float] = {}
+    groups = _groups(able)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, (group, found) in enumerate(zip(groups, pool.map(divergence, groups), strict=True), 1):
+            total = sum(errors[name][BASE] for name in group)
+            costs |= dict.fromkeys(group, found / total if total > 0 else 0.0)
+            tick("sensitivity of each tensor", done, len(groups))
+    rounded.unlink(missing_ok=True)
     return costs | {name: 0.0 for name in tensors if name not in costs}
 
 
@@ -236,13 +242,6 @@ def _weights(file: Path, tensor: Tensor) -> npt.NDArray[np.float32]:
 def _put(file: Path, tensor: Tensor, values: npt.NDArray[np.float32]) -> None:
     """Write numbers over a tensor of a float file."""
     raw = values.astype({"F16": np.float16, "F32": np.float32}[tensor.type]).tobytes()
-    with file.open("r+b") as stream:
-        stream.seek(tensor.offset)
-        stream.write(raw)
-
-
-def _restore(file: Path, source: Path, tensor: Tensor) -> None:
-    raw = np.fromfile(source, np.uint8, tensor.bytes, offset=tensor.offset).tobytes()
     with file.open("r+b") as stream:
         stream.seek(tensor.offset)
         stream.write(raw)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,14 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
     behind = order[CALIBRATION_ROWS : CALIBRATION_ROWS + JUDGED_ROWS]
     judged = chosen(behind if len(behind) >= JUDGED_ROWS // 2 else order[:JUDGED_ROWS])  # a tiny transfer set: better so than not at all
     free = of(held.texts[:WRITTEN_ROWS], held.keys[:WRITTEN_ROWS]) if len(held) else judged
-    reference, before = forced(graphs / file, judged), said(graphs / file, graphs, free, task, settings)
+
+    def answered(model: Path) -> tuple[list[npt.NDArray[np.float32]], list[Any]]:
+        """The logits at each token of the teacher's answers, and what is written freely; side by side, since llama.cpp counts with one thread here."""
+        with ThreadPoolExecutor(2) as pool:
+            logits, written = pool.submit(forced, model, judged), pool.submit(said, model, graphs, free, task, settings)
+            return logits.result(), written.result()
+
+    reference, before = answered(graphs / file)
     right = [task.answer(answer, settings)["target"] for answer in free.answers]
     top1 = 0.0
 
@@ -75,7 +83,7 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
         nonlocal top1
         folder.mkdir(exist_ok=True)
         quantizer.quantize(graphs, folder, calibration, keep)
-        found, after = forced(folder / file, judged), said(folder / file, graphs, free, task, settings)
+        found, after = answered(folder / file)
         lost = [
             task.judge(one, answer, settings)[0] - task.judge(other, answer, settings)[0]
             for one, other, answer in zip(before, after, right, strict=True)
