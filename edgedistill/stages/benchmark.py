@@ -15,6 +15,7 @@ import platform
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -134,7 +135,7 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
             colds[entry.id].append(runners[entry.id].hello)
         timed = [entry.id for entry in here if entry.role != "control" and measured]
         seen, steady = _steadily(runners, params, rows.texts, timed)
-        free = {entry.id: _freely(runners[entry.id], rows.texts) for entry in here if entry.role == "student" and writes(task)}
+        free = _freely({entry.id: runners[entry.id] for entry in here if entry.role == "student" and writes(task)}, rows.texts)
     finally:
         for runner in runners.values():
             runner.close()
@@ -312,12 +313,15 @@ def _take_turns(runners: dict[str, Runner], params: Params, texts: list[str], ti
     return seen
 
 
-def _freely(runner: Runner, texts: Sequence[str]) -> list[Any]:
-    """What is answered without the task's grammar."""
-    found: list[Any] = []
-    for chunk in _chunks(texts, CHUNK):
-        found += [one["target"] for one in runner.ask({"texts": chunk, "wants": ["answers"], "constrained": False})["answers"]]
-    return found
+def _freely(runners: dict[str, Runner], texts: Sequence[str]) -> dict[str, list[Any]]:
+    """What each answers without the task's grammar. Nothing is timed any more, so as many as there are cores answer at once."""
+
+    def answers(runner: Runner) -> list[Any]:
+        asked = [{"texts": chunk, "wants": ["answers"], "constrained": False} for chunk in _chunks(texts, CHUNK)]
+        return [one["target"] for request in asked for one in runner.ask(request)["answers"]]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(runners, pool.map(answers, runners.values()), strict=True))
 
 
 def _further(
