@@ -38,6 +38,7 @@ from edgedistill.progress import tick
 CANDIDATES = ("Q2_K", "Q3_K", "IQ4_XS", "IQ4_NL", "Q4_K", "Q4_1", "Q5_0", "Q5_K", "Q5_1", "Q6_K", "Q8_0")
 BASE = "IQ4_NL"  # what sensitivity is measured at: 4 bits in blocks of 32, which nearly every row divides
 MOST_GROUPS = 72
+MOST_COPIES = 4  # of the float file, on the disk and in memory at once
 WORK = 2.5e12  # multiply-adds spent on sensitivity: minutes of one core
 FEWEST_TOKENS, MOST_TOKENS = 256, 4096
 BLOCKS = {name: (weights, size) for name, weights, size in TYPES.values()}
@@ -193,7 +194,7 @@ def _sensitivities(
     float_file: Path, tensors: Mapping[str, Tensor], errors: Mapping[str, Mapping[str, float]], judge: _Judge, scratch: Path
 ) -> dict[str, float]:
     """Divergence for each unit of weighted error, tensor by tensor. Measured group by group, its weights rounded to BASE in a copy of the float file;
-    a group a core, since llama.cpp counts with one thread here, so that the sums are the same everywhere."""
+    a group a core, each on one thread of llama.cpp's, so that the sums are the same on every machine."""
     rounded = scratch / f"{BASE}.gguf"
     able = [name for name in tensors if BASE in errors[name]]
     base = read_gguf(rounded).tensors if able else {}
@@ -209,7 +210,7 @@ def _sensitivities(
 
     costs: dict[str, float] = {}
     groups = _groups(able)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(min(MOST_COPIES, os.cpu_count() or 1)) as pool:
         for done, (group, found) in enumerate(zip(groups, pool.map(divergence, groups), strict=True), 1):
             total = sum(errors[name][BASE] for name in group)
             costs |= dict.fromkeys(group, found / total if total > 0 else 0.0)

@@ -70,7 +70,7 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
     free = of(held.texts[:WRITTEN_ROWS], held.keys[:WRITTEN_ROWS]) if len(held) else judged
 
     def answered(model: Path) -> tuple[list[npt.NDArray[np.float32]], list[Any]]:
-        """The logits at each token of the teacher's answers, and what is written freely; side by side, since llama.cpp counts with one thread here."""
+        """The logits at each token of the teacher's answers, and what is written freely; side by side, each on one thread of llama.cpp's."""
         with ThreadPoolExecutor(2) as pool:
             logits, written = pool.submit(forced, model, judged), pool.submit(said, model, graphs, free, task, settings)
             return logits.result(), written.result()
