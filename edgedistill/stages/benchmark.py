@@ -135,7 +135,8 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
             colds[entry.id].append(runners[entry.id].hello)
         timed = [entry.id for entry in here if entry.role != "control" and measured]
         seen, steady = _steadily(runners, params, rows.texts, timed)
-        free = _freely({entry.id: runners[entry.id] for entry in here if entry.role == "student" and writes(task)}, rows.texts)
+        writers = {entry.id: runners[entry.id] for entry in here if entry.role == "student" and writes(task)}
+        free = _freely(writers, rows.texts, (os.cpu_count() or 1) // target.threads)
     finally:
         for runner in runners.values():
             runner.close()
@@ -313,14 +314,14 @@ def _take_turns(runners: dict[str, Runner], params: Params, texts: list[str], ti
     return seen
 
 
-def _freely(runners: dict[str, Runner], texts: Sequence[str]) -> dict[str, list[Any]]:
-    """What each answers without the task's grammar. Nothing is timed any more, so as many as there are cores answer at once."""
+def _freely(runners: dict[str, Runner], texts: Sequence[str], at_once: int) -> dict[str, list[Any]]:
+    """What each answers without the task's grammar. Nothing is timed any more, so as many answer at once as have a core for each of their threads."""
 
     def answers(runner: Runner) -> list[Any]:
         asked = [{"texts": chunk, "wants": ["answers"], "constrained": False} for chunk in _chunks(texts, CHUNK)]
         return [one["target"] for request in asked for one in runner.ask(request)["answers"]]
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max(1, at_once)) as pool:
         return dict(zip(runners, pool.map(answers, runners.values()), strict=True))
 
 
