@@ -171,7 +171,7 @@ def test_voice_commands_with_the_real_teacher(tmp_path: Path, monkeypatch: pytes
         recipe = recipe.replace(old, new)
     (tmp_path / "recipe.toml").write_text(recipe + "[budget]\naccuracy_drop = 0.99\np90_ms = 60000\npeak_mb = 2000\n")
     target = (app / "laptop.toml").read_text()
-    others = '"gguf_f16", "gguf_q8_0", "gguf_q4_k_m", "gguf_q4_k_m_mixed", "gguf_q4_0", '
+    others = '"gguf_q8_0", "gguf_q4_k_m", "gguf_q4_k_m_mixed", "gguf_q4_0", '
     assert others + '"gguf_q4_0_imatrix"' in target
     (tmp_path / "laptop.toml").write_text(target.replace(others, '"gguf_q8_0", '))
     (made,) = compile(read_recipe(tmp_path / "recipe.toml"), out=tmp_path / "out", store=Store(tmp_path / "store"))

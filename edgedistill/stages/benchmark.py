@@ -178,6 +178,7 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
                 load_ms=[round(hello["load_ms"], 3) for hello in colds[entry.id]] if keep else [],
                 peak_bytes=seen[entry.id].peak if keep else None,
                 baseline_bytes=colds[entry.id][-1]["baseline_bytes"] if keep else None,
+                divergence=0.0 if entry.scheme == "float" else _loss(model).get("divergence"),
                 no_room=getattr(runners.get(entry.id), "no_room", None),
                 notes=_notes(model)
                 + same_here(entry, raw[entry.id])
@@ -215,7 +216,7 @@ def run(out: Path, params: Params, *, prepared: Path, **files: Path) -> None:
 def _notes(model: Path) -> list[str]:
     """What a reader of the report should know of a quantized file: whether the student learned through its arithmetic, which layers stayed in float,
     which tensors are of another type than the file is called by, and how the types were chosen."""
-    loss = json.loads((model / "loss.json").read_text()) if (model / "loss.json").is_file() else {}
+    loss = _loss(model)
     kept = loss.get("kept_in_float", [])
     notes = ["the student learned on through this quantizer's arithmetic"] if loss.get("through_quantizer") else []
     notes += [f"{len(kept)} sensitive layers stay in float: {', '.join(kept)}"] if kept else []
@@ -227,6 +228,11 @@ def _notes(model: Path) -> list[str]:
         chosen = f"{apart['mixed'] / apart['stock']:.2f} of stock's" if apart["stock"] else "0"
         notes.append(f"types chosen by measured sensitivity: divergence from float {chosen}; taken was {facts['won']}")
     return notes
+
+
+def _loss(model: Path) -> dict[str, Any]:
+    """What quantize measured of a file, {} where it measured nothing."""
+    return dict(json.loads((model / "loss.json").read_text())) if (model / "loss.json").is_file() else {}
 
 
 class Held:
@@ -374,4 +380,4 @@ def _steady(out: Path) -> bool:
     return steady is None or steady.valid
 
 
-BENCHMARK = Stage("benchmark", 5, run, ("onnxruntime", "tokenizers", "numpy"), stands=_steady)
+BENCHMARK = Stage("benchmark", 6, run, ("onnxruntime", "tokenizers", "numpy"), stands=_steady)

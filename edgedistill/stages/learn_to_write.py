@@ -25,7 +25,7 @@ from edgedistill.prompts import Prompts, open_prompts
 from edgedistill.sequences import OWN_TEXT, TEACHER_TOP
 from edgedistill.stages.distill import PROGRESS, Params, sample, schedule
 from edgedistill.stages.prepare import read_settings
-from edgedistill.stages.write import TOP, Said, read_said, text_of
+from edgedistill.stages.write import TOP, Said, read_said, read_written, text_of
 from edgedistill.store import Stage
 from edgedistill.tables import read_rows
 from edgedistill.training import Column, pad, train
@@ -130,7 +130,7 @@ def _answer_held_out(
         most,
         told=lambda done: tick("the student writes", done, len(texts)),
     )
-    right = [task.answer(one.written, settings)["target"] for one in read_said(labels / "labels.parquet", keys)]
+    right = [task.answer(one, settings)["target"] for one in read_written(labels / "labels.parquet", keys)]
     ours = [task.answer(text_of(prompts, ids, causal.stop_token(student)), settings)["target"] for ids in made]
     judged = [task.judge(one, other, settings) for one, other in zip(ours, right, strict=True)]
     file.write_text(json.dumps({"gained": [gained for gained, _ in judged], "possible": [possible for _, possible in judged]}))

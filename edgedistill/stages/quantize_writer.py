@@ -22,7 +22,7 @@ from edgedistill.llama_causal import open_decoder
 from edgedistill.prompts import Prompts, open_prompts
 from edgedistill.stages.prepare import read_settings
 from edgedistill.stages.quantize import CALIBRATION_ROWS, Loss, Params, keep_sensitive
-from edgedistill.stages.write import read_said
+from edgedistill.stages.write import read_written
 from edgedistill.store import Stage
 from edgedistill.tables import make_rows, read_rows
 from edgedistill.writer import open_writer
@@ -59,7 +59,7 @@ def run(out: Path, params: Params, *, prepared: Path, transfer: Path, labels: Pa
     order = np.random.default_rng(params.seed).permutation(len(rows))
 
     def of(texts: Sequence[str], keys: Sequence[str]) -> Rows:
-        return Rows(prompts, texts, [one.written for one in read_said(labels / "labels.parquet", keys)], stop)
+        return Rows(prompts, texts, read_written(labels / "labels.parquet", keys), stop)
 
     def chosen(places: Any) -> Rows:
         return of([rows.texts[place] for place in places], [rows.keys[place] for place in places])

@@ -25,6 +25,7 @@ from edgedistill.report import (
 )
 from edgedistill.store import Stage
 
+ALIKE = 1.02  # times the least size or time: it costs as much
 UNITS = {"p90_ms": "ms", "size_mb": "MB", "peak_mb": "MB", "memory_mb": "MB", "accuracy_drop": ""}
 
 
@@ -69,7 +70,7 @@ def choose(report: Report) -> Choice:
         fitting = [variant for variant in report.students if states[variant.name] == wanted]
         honest = [variant for variant in fitting if report.prefer == "smallest" or not slower_than_float(report, variant)]
         if honest:
-            best = min(honest, key=lambda variant: _cost(report, variant))
+            best = _best(report, honest)
             return Choice(best.name, states[best.name], _why(report, best, honest), _why_not(report, best, found, states))
     nearest = min(report.students, key=lambda variant: sum(limit.excess for limit in found[variant.name]))
     missed = [limit for limit in found[nearest.name] if limit.state == "FAIL"]
@@ -82,6 +83,26 @@ def choose(report: Report) -> Choice:
     )
 
 
+def _best(report: Report, fitting: list[Variant]) -> Variant:
+    """The cheapest; of those that cost as much the one whose logits lie nearest to float's, where that is known of all of them. (Two files of 4 bits,
+    with an importance matrix and without, are as large as each other, and which is faster is luck.)"""
+    cheapest = min(fitting, key=lambda variant: _cost(report, variant))
+    alike = [variant for variant in fitting if _as_cheap(report, variant, cheapest)]
+    if any(variant.divergence is None for variant in alike):
+        return cheapest
+    return min(alike, key=lambda variant: (variant.divergence, *_cost(report, variant)))
+
+
+def _as_cheap(report: Report, variant: Variant, other: Variant) -> bool:
+    decides = 1 if report.prefer == "smallest" else 2  # as fast and four times as large is not as good
+    costs = zip(_cost(report, variant)[:decides], _cost(report, other), strict=False)
+    return all(cost <= ALIKE * least for cost, least in costs)
+
+
+def _no_nearer(variant: Variant, other: Variant) -> bool:
+    return variant.divergence is not None and other.divergence is not None and variant.divergence >= other.divergence
+
+
 def _cost(report: Report, variant: Variant) -> tuple[float, ...]:
     size = float(variant.size_bytes)
     timings = variant.timings.get("real")
@@ -90,7 +111,7 @@ def _cost(report: Report, variant: Variant) -> tuple[float, ...]:
 
 
 def _why(report: Report, best: Variant, fitting: list[Variant]) -> list[str]:
-    word = report.prefer
+    word = report.prefer if best is min(fitting, key=lambda one: _cost(report, one)) else f"nearest to float among the {report.prefer}"
     among = (
         f"the {word} of the {len(fitting)} students that meet every limit"
         if len(fitting) > 1
@@ -125,6 +146,8 @@ def _why_not(report: Report, best: Variant, found: dict[str, list[Verdict]], sta
             reasons[variant.name] = "undecided: " + "; ".join(limit.reason for limit in found[variant.name] if limit.state == "UNDECIDED")
         elif report.prefer == "fastest" and slower_than_float(report, variant):
             reasons[variant.name] = "slower than its own float"
+        elif _as_cheap(report, variant, best) and _no_nearer(variant, best):
+            reasons[variant.name] = f"as {'large' if report.prefer == 'smallest' else 'fast'}, and no nearer to float"
         elif report.prefer == "smallest":
             slow = ", and slower than its own float" if slower_than_float(report, variant) else ""
             reasons[variant.name] = f"{variant.size_bytes / best.size_bytes:.2f}× the size{slow}"
@@ -167,4 +190,4 @@ def as_json(choice: Choice) -> dict[str, Any]:
     return dict(vars(choice))
 
 
-SELECT = Stage("select", 1, run)
+SELECT = Stage("select", 2, run)
