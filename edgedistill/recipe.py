@@ -304,7 +304,9 @@ class Compile(Section):
     """`[compile]`: for which devices, and what to prefer among the binaries that meet the budget."""
 
     targets: list[str] = Field(min_length=1, description="names in targets/, or paths of target files")
-    prefer: Literal["smallest", "fastest"] = Field("smallest", description="which of the binaries that meet every budget ships")
+    prefer: Literal["smallest", "fastest"] = Field(
+        "smallest", description="which of the binaries that meet every budget ships; where two cost as much, the one nearer to its float"
+    )
     draft_tokens: int = Field(
         0,
         ge=0,
