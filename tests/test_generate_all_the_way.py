@@ -165,7 +165,7 @@ def test_voice_commands_with_the_real_teacher(tmp_path: Path, monkeypatch: pytes
         ("epochs        = 1\n", "epochs = 1\nlayers = 2\n"),
         ("layers     = 4 ", "layers = 1 "),
         ("vocabulary = 12000 ", "vocabulary = 1000 "),
-        ("epochs        = 4\n", "steps = 4\n"),
+        ("epochs        = 5\n", "steps = 4\n"),
     ):
         assert old in recipe, old
         recipe = recipe.replace(old, new)
