@@ -108,7 +108,7 @@ class Variant(_Stored):
     load_ms: list[float] = []  # model file to ready session
     peak_bytes: int | None = None  # peak resident memory of the process that answers
     baseline_bytes: int | None = None  # the same process before it loaded model and tokenizer
-    divergence: float | None = None  # mean distance of the logits from the float student's, measured by quantize on no test row; float: 0
+    divergence: float | None = None  # mean distance of the logits from its float's, measured by quantize on no test row; float: 0
     notes: list[str] = []
     no_room: str | None = None  # what happened when it ran out of the memory that the target gives (limits.memory_mb)
 
