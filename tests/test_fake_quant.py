@@ -132,7 +132,7 @@ def test_learning_through_a_quantizer_wins_back_what_it_lost(tmp_path: Path) -> 
     model = load_model(folder, "text-classification", [str(number) for number in range(5)], dtype="float32")
     settle = attach(model, quantizer.ARITHMETIC)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for _ in range(15):
+    for _ in range(30):  # 15 come to half of the error, 0.505 of it on one machine
         for row, one in zip(rows, right, strict=True):
             logits = model(input_ids=row, attention_mask=torch.ones_like(row)).logits
             ((logits - torch.from_numpy(one)) ** 2).mean().backward()
