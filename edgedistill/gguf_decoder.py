@@ -228,15 +228,37 @@ def special_tokens(folder: Path) -> dict[str, str]:
 
 
 def chat_template(folder: Path) -> str | None:
-    """The chat template of a folder, from chat_template.jinja or tokenizer_config.json; None when it has none."""
-    file = folder / "chat_template.jinja"
+    """The chat template of a folder, from chat_template.jinja or tokenizer_config.json; None when it has none. Raises InputError when it does not
+    render: an app would find that out on the device."""
+    file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
-    config = folder / "tokenizer_config.json"
-    said = json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.is_file() else None
+        said: Any = file.read_text(encoding="utf-8")
+    else:
+        said = json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.is_file() else None
     if isinstance(said, list):  # several, by name
         said = next((one.get("template") for one in said if one.get("name") == "default"), None)
-    return said if isinstance(said, str) else None
+    if not isinstance(said, str):
+        return None
+    _check_renders(said, folder, file if file.is_file() else config)
+    return said
+
+
+def _check_renders(template: str, folder: Path, where: Path) -> None:
+    from jinja2 import TemplateError, TemplateSyntaxError
+    from transformers import PreTrainedTokenizerFast
+
+    tokens = {f"{kind}_token": token for kind, token in special_tokens(folder).items()}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **tokens)
+    message = [{"role": "user", "content": "Hello"}]
+    try:  # in transformers' sandbox: a template comes from outside
+        tokenizer.apply_chat_template(message, chat_template=template, tokenize=False, add_generation_prompt=True)
+    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as problem:
+        line = f", line {problem.lineno}" if isinstance(problem, TemplateSyntaxError) else ""
+        raise InputError(
+            f"the chat template does not render a user's message: {problem}{line}.",
+            where=str(where),
+            write="Mend the template, or take it out: an app that writes the prompt itself needs none.",
+        ) from problem
 
 
 # --- the check --------------------------------------------------------------------------------------------------------------------------

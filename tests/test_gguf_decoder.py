@@ -86,6 +86,28 @@ def test_answers_and_ids_are_torchs(variant: str, tmp_path: Path) -> None:
     assert ("output.weight" in header.tensors) == (not VARIANTS[variant].get("tied", True))
 
 
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% for message in messages %}{{ message.content }}", "line 1"),
+        ("{{ messages[0]['content'] + 1 }}", "does not render"),
+        ("{{ raise_exception('no such role') }}", "no such role"),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
+    ],
+)
+@pytest.mark.parametrize("place", ["chat_template.jinja", "tokenizer_config.json"])
+def test_a_chat_template_that_does_not_render(place: str, template: str, said: str, tmp_path: Path) -> None:
+    """A file whose first message on the device is an error, or a template that gets out of the sandbox."""
+    model = tiny_decoder(tmp_path / "model")
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    (model / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
+    if place == "chat_template.jinja":
+        (model / place).write_text(template)
+    with pytest.raises(InputError) as error:
+        exporter.export(model, tmp_path / "gguf", CHAT, 96, "text-generation")
+    assert said in str(error.value) and place in str(error.value) and not (tmp_path / "gguf" / "model.gguf").is_file()
+
+
 def test_same_model_same_bytes(llama: Path, written: Path, tmp_path: Path) -> None:
     """A store that holds two files for one key; a machine's path in a file that ships."""
     config, spec = (json.loads((llama / name).read_text()) for name in ("config.json", "tokenizer.json"))
