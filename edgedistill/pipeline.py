@@ -14,7 +14,7 @@ from edgedistill.features import needs_of
 from edgedistill.learning import Students, as_asked, searched
 from edgedistill.links import how, stood_in, told
 from edgedistill.making import Make, Making, making, of_format
-from edgedistill.recipe import Recipe, Transfer
+from edgedistill.recipe import Recipe, Traffic, Transfer
 from edgedistill.report import Drafting, Report, read_report
 from edgedistill.search import name_of
 from edgedistill.sequences import OWN_TEXT
@@ -42,7 +42,8 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
     on = making(make, recipe, cache)
     if until in ("benchmark", "select", "bundle"):
         _answered(on, targets)
-    given = {name: getattr(recipe.data, name) for name in ("train", "test", "traffic", "templates")}
+    traffic = recipe.data.unlabelled()
+    given = {"train": recipe.data.train, "test": recipe.data.test, "traffic": traffic and traffic.file, "templates": recipe.data.templates}
     data = {name: on.source(spec, f"data.{name}") for name, spec in given.items() if spec}
     prepared = make(prepare.PREPARE, prepare.Params(recipe.data, recipe.seed, recipe.task, ruling_labels(on)), **data)
     if until == "prepare":
@@ -300,7 +301,10 @@ def _pool(recipe: Recipe) -> Transfer:
 
 def _lineage(recipe: Recipe, data: dict[str, Source], teachers: Sequence[Taught], writer: Composer | None) -> dict[str, Any]:
     """Where the model comes from: enough to make it again, and no path of this machine."""
-    asked = recipe.model_dump(mode="json", exclude={"compile": True, "data": {"train", "test", "traffic", "templates"}})
+    files: dict[str, Any] = dict.fromkeys(("train", "test", "traffic", "templates"), True)
+    if isinstance(recipe.data.traffic, Traffic):
+        files["traffic"] = {"file"}  # how it is read stays
+    asked = recipe.model_dump(mode="json", exclude={"compile": True, "data": files})
     first, *more = [{**one.terms, "model": one.model.origin, "sha256": one.model.key} for one in teachers]
     return {
         "data": {name: {"source": source.origin, "sha256": source.key} for name, source in data.items()},

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Discriminator, Field, PrivateAttr, Tag, ValidationError, ValidationInfo, field_validator, model_validator
 
 from edgedistill import plugins
 from edgedistill.budget import Budget
@@ -24,6 +24,31 @@ class SliceByColumn(Section):
 
     column: str
     value: str
+
+
+class Traffic(Section):
+    """`[data.traffic]`: production inputs in a file that holds more than one of them a row, or more than the student is for."""
+
+    file: str = Field(description="csv, tsv, jsonl, parquet or text lines; a path, or a source such as pypi:… or hf:…")
+    text: str | None = Field(None, description="column that holds the input text; else the training file's")
+    only: SliceByColumn | None = Field(None, description="{column, value}: the rows to take; else all")
+    split: str | None = Field(
+        None,
+        min_length=1,
+        description="regular expression at which a text is cut into several: '(?<=[.!?])\\s+' makes sentences of reviews",
+    )
+    rows: int | None = Field(None, ge=1, description="so many texts at most, drawn by chance; else all")
+
+    @field_validator("split")
+    @classmethod
+    def _split_compiles(cls, split: str | None) -> str | None:
+        if split is not None:
+            _compiled(split)
+        return split
+
+
+def _file_or_table(given: object) -> str:
+    return "str" if isinstance(given, str) else "Traffic"
 
 
 class Data(Section):
@@ -55,7 +80,10 @@ class Data(Section):
     )
     skip: int = Field(0, ge=0, description="csv and tsv: rows right behind the header that are no data (Orange .tab files have two)")
     test: str | None = Field(None, description="held-out rows; else a stratified, decontaminated split is held out of train")
-    traffic: str | None = Field(None, description="unlabelled production inputs: the transfer set grows from these")
+    traffic: Annotated[Annotated[str, Tag("str")] | Annotated[Traffic, Tag("Traffic")], Discriminator(_file_or_table)] | None = Field(
+        None,
+        description="unlabelled production inputs: the transfer set grows from these. A file, or [data.traffic] with file = … and how to read it",
+    )
     templates: str | None = Field(None, description="a .toml file of templates with slots: texts drawn from it join the training file's")
     template_rows: int = Field(2000, gt=0, description="how many texts are drawn from the templates")
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "lines", "conll"] = Field(
@@ -73,6 +101,10 @@ class Data(Section):
     slices: dict[str, str | SliceByColumn] = Field(
         default_factory=dict, description="named subsets of the test rows: a regular expression, or {column, value}"
     )
+
+    def unlabelled(self) -> Traffic | None:
+        """`traffic` as a table."""
+        return Traffic(file=self.traffic) if isinstance(self.traffic, str) else self.traffic
 
     @field_validator("pattern")
     @classmethod

@@ -96,6 +96,6 @@ def _fields_at(model: type[BaseModel], place: list[Any]) -> list[str]:
 
 def _inner_model(annotation: Any) -> Any:
     """`Optional[Budget]` → Budget."""
-    if isinstance(annotation, type):
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((inner for inner in map(_inner_model, typing.get_args(annotation)) if inner), None)

@@ -16,7 +16,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
@@ -73,6 +73,13 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def take(self, places: Sequence[int]) -> Table:
+        """The rows at `places`; the bad rows stay."""
+        columns, lists = (
+            {name: [values[place] for place in places] for name, values in group.items()} for group in (self.columns, self.lists)
+        )
+        return replace(self, columns=columns, lists=lists, numbers=[self.numbers[place] for place in places])
 
 
 def read_table(

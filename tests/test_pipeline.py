@@ -11,11 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from edgedistill.pipeline import _controls
+from edgedistill.pipeline import _controls, _lineage
 from edgedistill.recipe import read_recipe
 from tests.conftest import RECIPE, cpu_seconds, share_native, tickets, write_csv
 
@@ -396,3 +398,13 @@ def test_the_controls_that_are_asked_for(asked: str, labelled: bool, runs: list[
         steps = json.loads(edgedistill("plan", run.folder / "controls.toml", "--json", home=run.home, check=0).stdout)
         planned = [step for step in steps if step["stage"] == "distill"]
         assert len(planned) == 1 + len(runs) and all(step["cached"] for step in planned)
+
+
+def test_lineage_says_how_the_traffic_is_read(recipe_file: Write) -> None:
+    """A model whose transfer set cannot be made again, or a bundle with a path of this machine."""
+    teacher: Any = SimpleNamespace(terms={}, model=SimpleNamespace(origin="given", key="0"))
+    for given, kept in (('"secret/log.txt"', None), ('{file = "secret/log.txt", rows = 9}', 9)):
+        recipe = read_recipe(recipe_file(('label = "queue"', f'label = "queue"\ntraffic = {given}')))
+        found = _lineage(recipe, {}, [teacher], None)
+        assert "secret" not in json.dumps(found)
+        assert (found["recipe"]["data"].get("traffic") or {}).get("rows") == kept

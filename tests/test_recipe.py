@@ -67,6 +67,9 @@ def test_all_problems_at_once(recipe_file: Write) -> None:
         ("accuracy_drop = 0.5", 'p90_ms = "20 ms"', "budget.p90_ms: input should be a valid number, got '20 ms'"),
         ('targets = ["laptop-x86"]', "targets = []", "compile.targets: list should have at least 1 item"),
         ('name = "tickets"', "", "name: missing. Write name = …"),
+        ('label = "queue"', 'label = "queue"\ntraffic = {fil = "log.txt"}', 'data.traffic.fil: unknown key. Did you mean "file"?'),
+        ('label = "queue"', 'label = "queue"\ntraffic = {file = "log.txt", split = "("}', "data.traffic.split: not a regular expression"),
+        ('label = "queue"', 'label = "queue"\ntraffic = 3', "data.traffic: input should be"),
     ],
 )
 def test_each_mistake_has_its_sentence(recipe_file: Write, old: str, new: str, text: str) -> None:

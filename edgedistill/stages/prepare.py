@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import json
 import operator
+import random
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -30,7 +31,7 @@ import numpy as np
 from edgedistill import plugins, tables
 from edgedistill.duplicates import near_duplicates, normalised
 from edgedistill.errors import DataError, nearest
-from edgedistill.recipe import Data, SliceByColumn
+from edgedistill.recipe import Data, SliceByColumn, Traffic
 from edgedistill.slices import BUILT_IN, Baseline, baseline, letters, slices_of, words
 from edgedistill.store import Stage
 from edgedistill.templates import draw_texts, read_templates
@@ -103,7 +104,7 @@ def run(
     tables.write_rows(out / "test.parquet", _as_rows(test_rows, task, settings, slices))
     samples = {"train": train_rows, "test": test_rows}
     if traffic is not None:
-        traffic_rows, files["traffic"] = _load(traffic, data, data.traffic or str(traffic), task, labelled=False)
+        traffic_rows, files["traffic"] = _load_traffic(traffic, params, task)
         traffic_rows = _deduplicated(traffic_rows, files["traffic"], data.near_duplicate)
         traffic_rows, leaks["traffic_in_test"] = _without_leaks(traffic_rows, test_rows, data.near_duplicate)
         traffic_rows, leaks["traffic_in_train"] = _without_leaks(traffic_rows, train_rows, 1.0)  # a variant of a training text is welcome
@@ -177,6 +178,50 @@ def _load(
 ) -> tuple[_Sample, dict[str, Any]]:
     """The usable rows of a file, and its entry in the card. sliced: whether test rows come from it, which the user's slices are for."""
     table = _read(path, data, source, labelled)
+    return _usable(table, data, source, task, labelled=labelled, sliced=sliced)
+
+
+def _load_traffic(path: Path, params: Params, task: ModuleType) -> tuple[_Sample, dict[str, Any]]:
+    """The unlabelled inputs as `[data.traffic]` asks for them: its rows of one kind, cut into several texts, so many by chance."""
+    asked = params.data.unlabelled() or Traffic(file=str(path))
+    data = params.data.model_copy(update={"text": asked.text or params.data.text})
+    table = _read(path, data, asked.file, labelled=False)
+    if asked.only is not None:
+        values = tables.column(table, asked.only.column, key="data.traffic.only", option="only")
+        table = table.take([place for place, value in enumerate(values) if value == asked.only.value])
+        if not len(table):
+            raise DataError(
+                f'no row has {asked.only.column} = "{asked.only.value}" (data.traffic.only).',
+                where=asked.file,
+                write=nearest(asked.only.value, {value for value in values if value is not None}),
+            )
+    sample, facts = _usable(table, data, asked.file, task, labelled=False)
+    if asked.split is not None:
+        sample = _cut(sample, re.compile(asked.split))
+        facts["texts_cut"] = len(sample.texts)
+        if not sample.texts:
+            raise DataError(f"cut at {asked.split} (data.traffic.split), nothing is left of any text.", where=asked.file)
+    if asked.rows is not None and asked.rows < len(sample.texts):
+        chosen = random.Random(f"traffic {params.seed}").sample(range(len(sample.texts)), asked.rows)  # noqa: S311  # a sample, not a secret
+        sample = sample.take(sorted(chosen))
+        facts["rows_drawn"] = asked.rows
+    return sample, facts
+
+
+def _cut(sample: _Sample, at: re.Pattern[str]) -> _Sample:
+    """Each text cut wherever `at` matches, and what matches left out; so are empty pieces."""
+    pieces = []
+    for text, number in zip(sample.texts, sample.numbers, strict=True):
+        ends = [0, *(edge for match in at.finditer(text) for edge in match.span()), len(text)]
+        cut = [text[begin:end].strip() for begin, end in zip(ends[::2], ends[1::2], strict=True)]
+        pieces += [(piece, number) for piece in cut if not is_blank(piece)]
+    return _Sample([text for text, _ in pieces], [None] * len(pieces), [number for _, number in pieces], [[] for _ in pieces])
+
+
+def _usable(
+    table: tables.Table, data: Data, source: str, task: ModuleType, *, labelled: bool, sliced: bool = False
+) -> tuple[_Sample, dict[str, Any]]:
+    """The usable rows of a table, and its entry in the card."""
     if not len(table):
         raise DataError(f"no row can be used: {describe_bad(bad_rows(table.bad, table.unit))}.", where=source)
     rows_read = len(table) + len(table.bad)
@@ -242,9 +287,7 @@ def _made_classes(
     """Classes out of a column's values by the rules of `[data.classes]`; rows that no rule takes are left out."""
     found = [None if label is None else class_of(label.strip(), data.classes) for label in labels]
     kept = [place for place, name in enumerate(found) if name is not None or labels[place] is None]
-    columns = {name: [values[place] for place in kept] for name, values in table.columns.items()}
-    smaller = replace(table, columns=columns, numbers=[table.numbers[place] for place in kept])
-    return smaller, [texts[place] for place in kept], [found[place] for place in kept]
+    return table.take(kept), [texts[place] for place in kept], [found[place] for place in kept]
 
 
 def class_of(value: str, rules: Mapping[str, str | list[str]]) -> str | None:

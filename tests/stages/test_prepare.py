@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -230,6 +231,64 @@ def test_traffic(tmp_path: Path) -> None:
     assert card["files"]["traffic"]["exact_duplicates_removed"] == 1
     assert (card["leaks_removed"]["traffic_in_test"]["exact"], card["leaks_removed"]["traffic_in_test"]["near"]) == (1, 1)
     assert card["leaks_removed"]["traffic_in_train"]["exact"] == 1
+
+
+REVIEWS = [
+    ("Too long. The cast is good!<br /><br />See it.", "imdb"),
+    ("Dull from the first minute to the last one.", "imdb"),
+    ("Not of this source. Leave it.", "other"),
+]
+
+
+def with_reviews(folder: Path, **options: Any) -> list[str]:
+    """The texts of these reviews that come out as traffic."""
+    file = save(folder, "reviews.csv", REVIEWS, ("review", "source"))
+    data = Data.model_validate({"train": "train.csv", "traffic": {"file": "reviews.csv", "text": "review", **options}})
+    (folder / "out").mkdir(exist_ok=True)
+    prepare.run(folder / "out", prepare.Params(data), train=save(folder, "train.csv", rows_of(40)), traffic=file)
+    return read(folder, "traffic").texts
+
+
+def test_traffic_of_one_kind_is_cut_into_texts(tmp_path: Path) -> None:
+    """A student for sentences is shown whole reviews, or what a bracketed group of the expression matched; or rows that nobody asked for."""
+    only = {"column": "source", "value": "imdb"}
+    long = REVIEWS[1][0]
+    assert with_reviews(tmp_path) == [text for text, _ in REVIEWS]
+    assert with_reviews(tmp_path, only=only) == [text for text, _ in REVIEWS[:2]]
+    assert with_reviews(tmp_path, only=only, split=r"(<br />)+|(?<=[.!?])\s+") == ["Too long.", "The cast is good!", "See it.", long]
+    card = json.loads((tmp_path / "out" / "card.json").read_text())
+    assert (card["files"]["traffic"]["rows_read"], card["files"]["traffic"]["texts_cut"]) == (2, 4)
+    drawn = with_reviews(tmp_path, split=r"(?<=[.!?])\s+", rows=3)
+    assert len(drawn) == 3 and drawn == with_reviews(tmp_path, split=r"(?<=[.!?])\s+", rows=3)
+    assert len(with_reviews(tmp_path, rows=99)) == 3
+
+
+@given(texts=st.lists(st.text(alphabet="ab .", max_size=12), max_size=4), at=st.sampled_from([r"\s+", r"(\.)", r"(?<=a)", r"x*"]))
+def test_cut_loses_only_what_matches(texts: list[str], at: str) -> None:
+    """A piece is lost or stands twice."""
+    sample = prepare._Sample(texts, [None] * len(texts), list(range(len(texts))), [[] for _ in texts])
+    cut = prepare._cut(sample, re.compile(at))
+    for number, text in enumerate(texts):
+        mine = [piece for piece, place in zip(cut.texts, cut.numbers, strict=True) if place == number]
+        assert "".join("".join(mine).split()) == "".join(re.sub(at, "", text).split())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"only": {"column": "source", "value": "imbd"}}, 'no row has source = "imbd" (data.traffic.only). Did you mean "imdb"?'),
+        (
+            {"only": {"column": "sauce", "value": "imdb"}},
+            'there is no column "sauce", which data.traffic.only names. Did you mean "source"?',
+        ),
+        ({"split": "(?s).+"}, "cut at (?s).+ (data.traffic.split), nothing is left of any text."),
+    ],
+)
+def test_traffic_that_cannot_be_had(tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    """Nothing is said, or a student learns from no traffic at all."""
+    with pytest.raises(DataError) as caught:
+        with_reviews(tmp_path, **options)
+    assert "reviews.csv" in str(caught.value) and said in str(caught.value)
 
 
 # --- slices and the card -------------------------------------------------------------------------------------------------------------------
