@@ -14,7 +14,7 @@ from edgedistill.features import needs_of
 from edgedistill.learning import Students, as_asked, searched
 from edgedistill.links import how, stood_in, told
 from edgedistill.making import Make, Making, making, of_format
-from edgedistill.recipe import Recipe, Traffic, Transfer
+from edgedistill.recipe import Recipe, Transfer
 from edgedistill.report import Drafting, Report, read_report
 from edgedistill.search import name_of
 from edgedistill.sequences import OWN_TEXT
@@ -42,8 +42,8 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
     on = making(make, recipe, cache)
     if until in ("benchmark", "select", "bundle"):
         _answered(on, targets)
-    traffic = recipe.data.unlabelled()
-    given = {"train": recipe.data.train, "test": recipe.data.test, "traffic": traffic and traffic.file, "templates": recipe.data.templates}
+    given = {name: getattr(recipe.data, name) for name in ("train", "test", "templates")}
+    given |= {name: traffic.file for name, traffic in recipe.data.unlabelled().items()}
     data = {name: on.source(spec, f"data.{name}") for name, spec in given.items() if spec}
     prepared = make(prepare.PREPARE, prepare.Params(recipe.data, recipe.seed, recipe.task, ruling_labels(on)), **data)
     if until == "prepare":
@@ -302,8 +302,8 @@ def _pool(recipe: Recipe) -> Transfer:
 def _lineage(recipe: Recipe, data: dict[str, Source], teachers: Sequence[Taught], writer: Composer | None) -> dict[str, Any]:
     """Where the model comes from: enough to make it again, and no path of this machine."""
     files: dict[str, Any] = dict.fromkeys(("train", "test", "traffic", "templates"), True)
-    if isinstance(recipe.data.traffic, Traffic):
-        files["traffic"] = {"file"}  # how it is read stays
+    if not isinstance(recipe.data.traffic, str | None):  # how it is read stays
+        files["traffic"] = {"__all__": {"file"}} if isinstance(recipe.data.traffic, list) else {"file"}
     asked = recipe.model_dump(mode="json", exclude={"compile": True, "data": files})
     first, *more = [{**one.terms, "model": one.model.origin, "sha256": one.model.key} for one in teachers]
     return {

@@ -16,6 +16,7 @@ from edgedistill.settings import Section, explain, read_toml
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 
+Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "lines", "conll"]
 CHAT_ML = "<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -30,7 +31,9 @@ class Traffic(Section):
     """`[data.traffic]`: production inputs in a file that holds more than one of them a row, or more than the student is for."""
 
     file: str = Field(description="csv, tsv, jsonl, parquet or text lines; a path, or a source such as pypi:… or hf:…")
+    format: Format = Field("auto", description="auto goes by the file's ending")
     text: str | None = Field(None, description="column that holds the input text; else the training file's")
+    pattern: str | None = Field(None, description="the file has one text a line: regular expression whose group (?P<text>…) is the text")
     only: SliceByColumn | None = Field(None, description="{column, value}: the rows to take; else all")
     split: str | None = Field(
         None,
@@ -46,9 +49,22 @@ class Traffic(Section):
             _compiled(split)
         return split
 
+    @field_validator("pattern")
+    @classmethod
+    def _pattern_has_a_text(cls, pattern: str | None) -> str | None:
+        if pattern is not None and "text" not in _compiled(pattern).groupindex:
+            raise ValueError("the pattern needs a group called text, such as (?P<text>[^\\t]+)\\t")
+        return pattern
 
-def _file_or_table(given: object) -> str:
-    return "str" if isinstance(given, str) else "Traffic"
+
+def _how_given(traffic: object) -> str:
+    return "str" if isinstance(traffic, str) else "List" if isinstance(traffic, list) else "Traffic"
+
+
+Given = Annotated[
+    Annotated[str, Tag("str")] | Annotated[Traffic, Tag("Traffic")] | Annotated[list[Traffic], Tag("List"), Field(min_length=1)],
+    Discriminator(_how_given),
+]
 
 
 class Data(Section):
@@ -80,15 +96,14 @@ class Data(Section):
     )
     skip: int = Field(0, ge=0, description="csv and tsv: rows right behind the header that are no data (Orange .tab files have two)")
     test: str | None = Field(None, description="held-out rows; else a stratified, decontaminated split is held out of train")
-    traffic: Annotated[Annotated[str, Tag("str")] | Annotated[Traffic, Tag("Traffic")], Discriminator(_file_or_table)] | None = Field(
+    traffic: Given | None = Field(
         None,
-        description="unlabelled production inputs: the transfer set grows from these. A file, or [data.traffic] with file = … and how to read it",
+        description="unlabelled production inputs: the transfer set grows from these. A file; or [data.traffic], several times [[data.traffic]], with "
+        "file = … and how to read it",
     )
     templates: str | None = Field(None, description="a .toml file of templates with slots: texts drawn from it join the training file's")
     template_rows: int = Field(2000, gt=0, description="how many texts are drawn from the templates")
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "lines", "conll"] = Field(
-        "auto", description="auto goes by the file's ending"
-    )
+    format: Format = Field("auto", description="auto goes by the file's ending")
     encoding: str = Field("utf-8", description="text encoding of the file")
     delimiter: str | None = Field(None, min_length=1, max_length=1, description="column separator of a csv; else it is detected")
     pattern: str | None = Field(None, description="format = lines: regular expression whose named groups are the columns")
@@ -102,9 +117,11 @@ class Data(Section):
         default_factory=dict, description="named subsets of the test rows: a regular expression, or {column, value}"
     )
 
-    def unlabelled(self) -> Traffic | None:
-        """`traffic` as a table."""
-        return Traffic(file=self.traffic) if isinstance(self.traffic, str) else self.traffic
+    def unlabelled(self) -> dict[str, Traffic]:
+        """Each file of `traffic` under the name by which prepare takes it: traffic, traffic_2, …"""
+        given = [Traffic(file=self.traffic)] if isinstance(self.traffic, str) else self.traffic or []
+        files = given if isinstance(given, list) else [given]
+        return {f"traffic_{number}" if number > 1 else "traffic": file for number, file in enumerate(files, 1)}
 
     @field_validator("pattern")
     @classmethod

@@ -403,8 +403,10 @@ def test_the_controls_that_are_asked_for(asked: str, labelled: bool, runs: list[
 def test_lineage_says_how_the_traffic_is_read(recipe_file: Write) -> None:
     """A model whose transfer set cannot be made again, or a bundle with a path of this machine."""
     teacher: Any = SimpleNamespace(terms={}, model=SimpleNamespace(origin="given", key="0"))
-    for given, kept in (('"secret/log.txt"', None), ('{file = "secret/log.txt", rows = 9}', 9)):
+    table = '{file = "secret/log.txt", rows = 9}'
+    for given, kept in (('"secret/log.txt"', []), (table, [9]), (f"[{table}, {table}]", [9, 9])):
         recipe = read_recipe(recipe_file(('label = "queue"', f'label = "queue"\ntraffic = {given}')))
         found = _lineage(recipe, {}, [teacher], None)
         assert "secret" not in json.dumps(found)
-        assert (found["recipe"]["data"].get("traffic") or {}).get("rows") == kept
+        asked = found["recipe"]["data"].get("traffic", [])
+        assert [one["rows"] for one in (asked if isinstance(asked, list) else [asked])] == kept

@@ -69,6 +69,12 @@ def test_all_problems_at_once(recipe_file: Write) -> None:
         ('name = "tickets"', "", "name: missing. Write name = …"),
         ('label = "queue"', 'label = "queue"\ntraffic = {fil = "log.txt"}', 'data.traffic.fil: unknown key. Did you mean "file"?'),
         ('label = "queue"', 'label = "queue"\ntraffic = {file = "log.txt", split = "("}', "data.traffic.split: not a regular expression"),
+        (
+            'label = "queue"',
+            'label = "queue"\ntraffic = [{file = "log.txt", pattern = "(?P<txt>.*)"}]',
+            "data.traffic[0].pattern: the pattern needs a group called text",
+        ),
+        ('label = "queue"', 'label = "queue"\ntraffic = []', "data.traffic: list should have at least 1 item"),
         ('label = "queue"', 'label = "queue"\ntraffic = 3', "data.traffic: input should be"),
     ],
 )

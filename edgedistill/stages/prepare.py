@@ -55,10 +55,11 @@ class Params:
     labels: tuple[str, ...] | None = None
 
 
-def run(
-    out: Path, params: Params, *, train: Path, test: Path | None = None, traffic: Path | None = None, templates: Path | None = None
-) -> None:
-    """Clean, deduplicate, split, decontaminate, describe. Raises DataError, whose text says which rows and what to write."""
+def run(out: Path, params: Params, *, train: Path, test: Path | None = None, templates: Path | None = None, **traffic: Path) -> None:
+    """Clean, deduplicate, split, decontaminate, describe. Raises DataError, whose text says which rows and what to write.
+
+    traffic: the files of `Data.unlabelled`, by its names.
+    """
     data, task = params.data, plugins.find("tasks", params.task)
     files: dict[str, Any] = {}
     leaks: dict[str, Any] = {}
@@ -103,13 +104,19 @@ def run(
     tables.write_rows(out / "train.parquet", _as_rows(train_rows, task, settings))
     tables.write_rows(out / "test.parquet", _as_rows(test_rows, task, settings, slices))
     samples = {"train": train_rows, "test": test_rows}
-    if traffic is not None:
-        traffic_rows, files["traffic"] = _load_traffic(traffic, params, task)
-        traffic_rows = _deduplicated(traffic_rows, files["traffic"], data.near_duplicate)
-        traffic_rows, leaks["traffic_in_test"] = _without_leaks(traffic_rows, test_rows, data.near_duplicate)
-        traffic_rows, leaks["traffic_in_train"] = _without_leaks(traffic_rows, train_rows, 1.0)  # a variant of a training text is welcome
-        tables.write_rows(out / "traffic.parquet", _as_rows(traffic_rows, task, settings))
-        samples["traffic"] = traffic_rows
+    if traffic:
+        rows = _Sample([], [], [], [])
+        for name, asked in data.unlabelled().items():
+            usable, files[name] = _load_traffic(traffic[name], asked, params, task)
+            rows = rows.and_all(_deduplicated(usable, files[name], data.near_duplicate))
+        if len(traffic) > 1:
+            joined: dict[str, Any] = {}
+            rows = _deduplicated(rows, joined, data.near_duplicate)
+            leaks["traffic_in_traffic"] = {"exact": joined["exact_duplicates_removed"], "near": joined["near_duplicates"]["removed"]}
+        rows, leaks["traffic_in_test"] = _without_leaks(rows, test_rows, data.near_duplicate)
+        rows, leaks["traffic_in_train"] = _without_leaks(rows, train_rows, 1.0)  # a variant of a training text is welcome
+        samples["traffic"] = rows
+        tables.write_rows(out / "traffic.parquet", _as_rows(rows, task, settings))
 
     class_table = _class_table(task, settings, train_rows, test_rows)
     slice_table = _slice_table(slices, base, data, files)
@@ -163,6 +170,11 @@ class _Sample:
         count = len(texts)
         return _Sample([*self.texts, *texts], [*self.targets, *[None] * count], [*self.numbers, *[0] * count], [*self.marks, *[[]] * count])
 
+    def and_all(self, other: _Sample) -> _Sample:
+        return _Sample(
+            [*self.texts, *other.texts], [*self.targets, *other.targets], [*self.numbers, *other.numbers], [*self.marks, *other.marks]
+        )
+
     def take(self, places: Iterable[int]) -> _Sample:
         chosen = list(places)
         return _Sample(
@@ -177,15 +189,19 @@ def _load(
     path: Path, data: Data, source: str, task: ModuleType, *, labelled: bool = True, sliced: bool = False
 ) -> tuple[_Sample, dict[str, Any]]:
     """The usable rows of a file, and its entry in the card. sliced: whether test rows come from it, which the user's slices are for."""
-    table = _read(path, data, source, labelled)
+    table = _read(path, data, source, data.format, data.pattern, labelled=labelled, skip=data.skip)
     return _usable(table, data, source, task, labelled=labelled, sliced=sliced)
 
 
-def _load_traffic(path: Path, params: Params, task: ModuleType) -> tuple[_Sample, dict[str, Any]]:
+def _load_traffic(path: Path, asked: Traffic, params: Params, task: ModuleType) -> tuple[_Sample, dict[str, Any]]:
     """The unlabelled inputs as `[data.traffic]` asks for them: its rows of one kind, cut into several texts, so many by chance."""
-    asked = params.data.unlabelled() or Traffic(file=str(path))
-    data = params.data.model_copy(update={"text": asked.text or params.data.text})
-    table = _read(path, data, asked.file, labelled=False)
+    data = params.data.model_copy(update={"text": "text" if asked.pattern else asked.text or params.data.text})
+    format = asked.format
+    if asked.pattern:
+        format = "lines"
+    elif format == "auto" and path.suffix.lower() not in {*tables.ENDINGS, ".txt"}:
+        format = data.format
+    table = _read(path, data, asked.file, format, asked.pattern, labelled=False)
     if asked.only is not None:
         values = tables.column(table, asked.only.column, key="data.traffic.only", option="only")
         table = table.take([place for place, value in enumerate(values) if value == asked.only.value])
@@ -308,15 +324,14 @@ def class_of(value: str, rules: Mapping[str, str | list[str]]) -> str | None:
     return None
 
 
-def _read(path: Path, data: Data, source: str, labelled: bool) -> tables.Table:
-    """Traffic is rarely in the training file's format: its own ending wins, and a plain text file has one text a line."""
-    if labelled:
-        return tables.read_table(
-            path, format=data.format, encoding=data.encoding, delimiter=data.delimiter, pattern=data.pattern, skip=data.skip, where=source
-        )
-    format = tables.ENDINGS.get(path.suffix.lower(), "lines" if path.suffix.lower() == ".txt" else data.format)
-    table = tables.read_table(path, format=format, encoding=data.encoding, delimiter=data.delimiter, where=source)
-    if table.format == "lines":
+def _read(path: Path, data: Data, source: str, format: str, pattern: str | None, *, labelled: bool, skip: int = 0) -> tables.Table:
+    """A data file; a plain text file of unlabelled inputs has one a line."""
+    if format == "auto" and not labelled and pattern is None and path.suffix.lower() == ".txt":
+        format = "lines"
+    table = tables.read_table(
+        path, format=format, encoding=data.encoding, delimiter=data.delimiter, pattern=pattern, skip=skip, where=source
+    )
+    if table.format == "lines" and pattern is None:
         return tables.Table(table.where, table.format, {data.text: table.columns["text"]}, table.numbers, table.bad)
     return table
 

@@ -263,6 +263,26 @@ def test_traffic_of_one_kind_is_cut_into_texts(tmp_path: Path) -> None:
     assert len(with_reviews(tmp_path, rows=99)) == 3
 
 
+def test_traffic_of_several_files(tmp_path: Path) -> None:
+    """The second file is left out, a text of both stands twice, or one of the test set comes in by the second."""
+    train, test, new = rows_of(40), rows_of(30, seed=1), sentences(4, seed=2)
+    queries = [f"{number}\t{text}" for number, text in enumerate([new[2], new[1] + " ?", test[0][0], new[3]])]
+    for name, lines in (("log.txt", new[:2]), ("queries.tsv", queries)):
+        (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
+    traffic = [{"file": "log.txt"}, {"file": "queries.tsv", "pattern": r"\d+\t(?P<text>.*)"}]
+    data = Data.model_validate({"train": "train.csv", "test": "test.csv", "traffic": traffic})
+    files = {"train": save(tmp_path, "train.csv", train), "test": save(tmp_path, "test.csv", test)}
+    out = tmp_path / "out"
+    out.mkdir()
+    prepare.run(out, prepare.Params(data), **files, traffic=tmp_path / "log.txt", traffic_2=tmp_path / "queries.tsv")
+    assert read(tmp_path, "traffic").texts == [*new[:2], new[2], new[3]]
+    leaks = json.loads((out / "card.json").read_text())["leaks_removed"]
+    assert leaks["traffic_in_test"]["exact"] == 1 and leaks["traffic_in_traffic"] == {"exact": 0, "near": 1}
+    (tmp_path / "queries.tsv").write_text("no number\n")
+    with pytest.raises(DataError, match=r"queries\.tsv: no row can be used: does not match the pattern"):
+        prepare.run(out, prepare.Params(data), **files, traffic=tmp_path / "log.txt", traffic_2=tmp_path / "queries.tsv")
+
+
 @given(texts=st.lists(st.text(alphabet="ab .", max_size=12), max_size=4), at=st.sampled_from([r"\s+", r"(\.)", r"(?<=a)", r"x*"]))
 def test_cut_loses_only_what_matches(texts: list[str], at: str) -> None:
     """A piece is lost or stands twice."""
