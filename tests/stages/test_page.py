@@ -293,6 +293,16 @@ def test_what_the_transfer_set_lacks_and_what_will_go_wrong_is_said() -> None:
     assert "Nothing was held out" in nothing.text and "kinds" not in nothing.figures
 
 
+def test_traffic_of_several_files_is_counted() -> None:
+    """The page breaks at the second file, or shows what was removed from all of them as that file's."""
+    told = some_details()
+    file = told["card"]["files"]["train"]
+    told["card"]["files"] |= {"traffic": file, "traffic_2": file}
+    told["card"]["leaks_removed"] = {"traffic_in_test": {"exact": 3, "near": 4}}
+    page = page_of(a_report(), told)
+    assert "alike 7 780 traffic_2" in page.text and "alike counted with the first 780" in page.text
+
+
 def test_how_the_student_was_found_is_said() -> None:
     """A candidate that was dropped for a reason nobody is told."""
     page = page_of(a_report())
