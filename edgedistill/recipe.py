@@ -28,7 +28,7 @@ class SliceByColumn(Section):
 
 
 class Traffic(Section):
-    """`[data.traffic]`: production inputs in a file that holds more than one of them a row, or more than the student is for."""
+    """`[data.traffic]`: unlabelled production inputs, in a file that wants to be read otherwise than the training file."""
 
     file: str = Field(description="csv, tsv, jsonl, parquet or text lines; a path, or a source such as pypi:… or hf:…")
     format: Format = Field("auto", description="auto goes by the file's ending")
