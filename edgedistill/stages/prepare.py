@@ -139,7 +139,7 @@ def run(out: Path, params: Params, *, train: Path, test: Path | None = None, tem
     (out / "card.json").write_text(json.dumps(card, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
-PREPARE = Stage("prepare", 2, run, packages=("datasketch", "pyarrow", "scikit-learn"))
+PREPARE = Stage("prepare", 3, run, packages=("datasketch", "pyarrow", "scikit-learn"))
 
 
 def read_settings(prepared: Path) -> dict[str, Any]:

@@ -283,6 +283,16 @@ def test_traffic_of_several_files(tmp_path: Path) -> None:
         prepare.run(out, prepare.Params(data), **files, traffic=tmp_path / "log.txt", traffic_2=tmp_path / "queries.tsv")
 
 
+def test_an_unlabelled_training_file_is_read_as_asked(tmp_path: Path) -> None:
+    """The pattern is passed over where nobody labelled the rows: the texts of sentence search began with their class."""
+    texts = sentences(40)
+    (tmp_path / "train.txt").write_text("\n".join(f"AB:c {text}" for text in texts), encoding="utf-8")
+    data = Data(train="train.txt", labelled=False, format="lines", pattern=r"\w+:\w+ (?P<text>.*)")
+    (tmp_path / "out").mkdir()
+    prepare.run(tmp_path / "out", prepare.Params(data, task="embed"), train=tmp_path / "train.txt")
+    assert {*read(tmp_path, "train").texts, *read(tmp_path, "test").texts} == {*texts}
+
+
 @given(texts=st.lists(st.text(alphabet="ab .", max_size=12), max_size=4), at=st.sampled_from([r"\s+", r"(\.)", r"(?<=a)", r"x*"]))
 def test_cut_loses_only_what_matches(texts: list[str], at: str) -> None:
     """A piece is lost or stands twice."""
