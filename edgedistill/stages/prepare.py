@@ -167,10 +167,10 @@ class _Sample:
 
     def and_drawn(self, texts: Sequence[str]) -> _Sample:
         """With unlabelled texts behind its own."""
-        count = len(texts)
-        return _Sample([*self.texts, *texts], [*self.targets, *[None] * count], [*self.numbers, *[0] * count], [*self.marks, *[[]] * count])
+        return self.and_all(_Sample([*texts], [None] * len(texts), [0] * len(texts), [[] for _ in texts]))
 
     def and_all(self, other: _Sample) -> _Sample:
+        """With the rows of another file behind its own."""
         return _Sample(
             [*self.texts, *other.texts], [*self.targets, *other.targets], [*self.numbers, *other.numbers], [*self.marks, *other.marks]
         )
@@ -202,6 +202,7 @@ def _load_traffic(path: Path, asked: Traffic, params: Params, task: ModuleType) 
     elif format == "auto" and path.suffix.lower() not in {*tables.ENDINGS, ".txt"}:
         format = data.format
     table = _read(path, data, asked.file, format, asked.pattern, labelled=False)
+    rows = len(table)
     if asked.only is not None:
         values = tables.column(table, asked.only.column, key="data.traffic.only", option="only")
         table = table.take([place for place, value in enumerate(values) if value == asked.only.value])
@@ -212,6 +213,7 @@ def _load_traffic(path: Path, asked: Traffic, params: Params, task: ModuleType) 
                 write=nearest(asked.only.value, {value for value in values if value is not None}),
             )
     sample, facts = _usable(table, data, asked.file, task, labelled=False)
+    facts["rows_of_another_kind"] = rows - len(table)
     if asked.split is not None:
         sample = _cut(sample, re.compile(asked.split))
         facts["texts_cut"] = len(sample.texts)

@@ -298,9 +298,9 @@ def test_traffic_of_several_files_is_counted() -> None:
     told = some_details()
     file = told["card"]["files"]["train"]
     told["card"]["files"] |= {"traffic": file, "traffic_2": file}
-    told["card"]["leaks_removed"] = {"traffic_in_test": {"exact": 3, "near": 4}}
+    told["card"]["leaks_removed"] = {"traffic_in_test": {"exact": 3, "near": 4}, "traffic_in_traffic": {"exact": 20, "near": 2}}
     page = page_of(a_report(), told)
-    assert "alike 7 780 traffic_2" in page.text and "alike counted with the first 780" in page.text
+    assert "alike 7 and 22 in another traffic file 780 traffic_2" in page.text and "alike counted with the first 780" in page.text
 
 
 def test_how_the_student_was_found_is_said() -> None:

@@ -257,7 +257,8 @@ def test_traffic_of_one_kind_is_cut_into_texts(tmp_path: Path) -> None:
     assert with_reviews(tmp_path, only=only) == [text for text, _ in REVIEWS[:2]]
     assert with_reviews(tmp_path, only=only, split=r"(<br />)+|(?<=[.!?])\s+") == ["Too long.", "The cast is good!", "See it.", long]
     card = json.loads((tmp_path / "out" / "card.json").read_text())
-    assert (card["files"]["traffic"]["rows_read"], card["files"]["traffic"]["texts_cut"]) == (2, 4)
+    counted = card["files"]["traffic"]
+    assert (counted["rows_read"], counted["rows_of_another_kind"], counted["texts_cut"]) == (2, 1, 4)
     drawn = with_reviews(tmp_path, split=r"(?<=[.!?])\s+", rows=3)
     assert len(drawn) == 3 and drawn == with_reviews(tmp_path, split=r"(?<=[.!?])\s+", rows=3)
     assert len(with_reviews(tmp_path, rows=99)) == 3
