@@ -11,13 +11,14 @@ from edgedistill import plugins
 from edgedistill.budget import Budget
 from edgedistill.errors import RecipeError
 from edgedistill.features import TOKEN_LEVEL, needs_of
+from edgedistill.machine import this_machine
 from edgedistill.making import Making, of_format
 from edgedistill.models import sizes_of
 from edgedistill.recipe import Member, Recipe, Student
 from edgedistill.search import Candidate, ladder, name_of, search
 from edgedistill.sequences import OWN_TEXT
 from edgedistill.serving import writes
-from edgedistill.stages import benchmark, distill, export, learn_to_write, probe, quantize, quantize_writer, start
+from edgedistill.stages import distill, export, learn_to_write, probe, quantize, quantize_writer, start
 from edgedistill.store import Artifact, Keyed
 from edgedistill.target import Target
 from edgedistill.teaching import Taught, combined, labelled
@@ -113,7 +114,7 @@ class Students:
 
     def probed(self, graphs: Keyed, target: Target) -> Artifact:
         device = target.model_dump(mode="json", exclude={"budget"})  # another budget is no reason to measure again
-        params = probe.Params(self.recipe.task, device, self.recipe.student.max_tokens, benchmark.this_machine(), self.recipe.seed)
+        params = probe.Params(self.recipe.task, device, self.recipe.student.max_tokens, this_machine(), self.recipe.seed)
         return self.on.make(of_format(probe.PROBE, target.format), params, prepared=self.prepared, transfer=self.texts, graphs=graphs)
 
     def quantized(self, chosen: Chosen, graphs: Artifact, scheme: str, budget: Budget) -> Artifact:

@@ -13,6 +13,7 @@ from edgedistill.errors import InputError, TargetError
 from edgedistill.features import needs_of
 from edgedistill.learning import Students, as_asked, searched
 from edgedistill.links import how, stood_in, told
+from edgedistill.machine import this_machine
 from edgedistill.making import Make, Making, making, of_format
 from edgedistill.recipe import Recipe, Transfer
 from edgedistill.report import Drafting, Report, read_report
@@ -98,7 +99,7 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
             }
             measured = make(
                 of_format(benchmark.BENCHMARK, target.format),
-                benchmark.Params(**facts, entries=entries, machine=benchmark.this_machine() | _runner(target), seed=recipe.seed),
+                benchmark.Params(**facts, entries=entries, machine=this_machine() | _runner(target), seed=recipe.seed),
                 prepared=prepared,
                 **files,
             )
@@ -128,7 +129,7 @@ def build(recipe: Recipe, targets: Sequence[Target], make: Make, cache: Path, un
             )
             more: dict[str, Keyed] = {"combined": labels} if len(teachers) > 1 else {}
             if recipe.compile.draft_tokens:
-                machine, ahead = benchmark.this_machine(), recipe.compile.draft_tokens
+                machine, ahead = this_machine(), recipe.compile.draft_tokens
                 more["drafted"] = results["drafted"] = make(
                     speculate.SPECULATE,
                     speculate.Params(facts["target"], tokens, entries, machine, ahead, recipe.seed),

@@ -17,8 +17,8 @@ from edgedistill import plugins
 from edgedistill.bundle_format import read_bundle
 from edgedistill.errors import InputError, StageError, TargetError
 from edgedistill.links import how
+from edgedistill.machine import this_machine
 from edgedistill.progress import tick
-from edgedistill.stages.benchmark import this_machine
 from edgedistill.stages.verify import Result, golden_of, hello, on_runner
 from edgedistill.target import Link, find_target
 

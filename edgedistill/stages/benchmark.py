@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -353,25 +352,6 @@ def _further(
 
 def _chunks(items: Sequence[str], size: int) -> Iterable[list[str]]:
     return (list(items[begin : begin + size]) for begin in range(0, len(items), size))
-
-
-def this_machine() -> dict[str, Any]:
-    """Processor, cores, memory and system: part of a benchmark's key and of every report."""
-    cpu, flags = platform.processor() or platform.machine(), ""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        facts = dict(line.split("\t", 1) for line in info.read_text().splitlines() if "\t" in line)
-        named = {name.strip(): value.strip(" :\t") for name, value in facts.items()}
-        cpu, flags = named.get("model name", cpu), named.get("flags", named.get("Features", ""))
-    wanted = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
-    return {
-        "cpu": cpu,
-        "isa": [flag for flag in wanted if flag in flags.split()],
-        "cores": os.cpu_count(),
-        "memory_gb": round(memory / 1e9),
-        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-    }
 
 
 def _steady(out: Path) -> bool:

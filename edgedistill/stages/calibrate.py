@@ -25,9 +25,9 @@ from edgedistill.errors import InputError, TargetError, missing_extra
 from edgedistill.graph_cost import does
 from edgedistill.latency_model import Calibration, Error, Point, error, fit
 from edgedistill.links import how, local
+from edgedistill.machine import this_machine
 from edgedistill.progress import tick
 from edgedistill.sources import home
-from edgedistill.stages.benchmark import this_machine
 from edgedistill.target import Link, Target, find_target
 
 LENGTHS = (8, 24, 64)  # tokens

@@ -10,8 +10,8 @@ from typing import Any
 from edgedistill import llama_build, plugins
 from edgedistill.errors import EdgedistillError
 from edgedistill.links import told
+from edgedistill.machine import this_machine
 from edgedistill.sources import home
-from edgedistill.stages.benchmark import this_machine
 from edgedistill.target import Link, find_target, target_names
 
 NEEDED = ("onnxruntime", "tokenizers", "numpy", "pydantic", "typer")
@@ -64,9 +64,11 @@ def _installed(package: str, extra: str = "compile") -> str:
 
 def _training() -> str:
     try:
-        from edgedistill.training import best_precision
+        from edgedistill.training import best_precision, bfloat16_gain
 
-        return {"bf16": "bfloat16 in hardware", "float32": "float32 (no bfloat16 in hardware)"}[best_precision()]
+        gain = bfloat16_gain()
+        measured = f"bfloat16 has {gain:.1f} times its pace here" if gain else "no bfloat16 in hardware"
+        return {"bf16": f"bfloat16 ({gain:.1f} times the pace of float32 here)", "float32": f"float32 ({measured})"}[best_precision()]
     except ModuleNotFoundError:
         return "no torch: this machine can verify and bench, not compile"
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from edgedistill.machine import this_machine
 from edgedistill.onnx_graph import quiet
 from edgedistill.pipeline import Built, build
 from edgedistill.recipe import Recipe, Teacher, read_recipe
@@ -71,9 +72,7 @@ def measured(recipe: Recipe) -> tuple[Report, dict[str, list[str]]]:
         entries.append(benchmark.Entry("user", USER, "student", "int8"))
         files |= {"user_model": int8, "user_graphs": user.path}
         target = targets[0].model_dump(mode="json")
-        params = benchmark.Params(
-            recipe.name, recipe.task, target, recipe.student.max_tokens, tuple(entries), benchmark.this_machine(), recipe.seed
-        )
+        params = benchmark.Params(recipe.name, recipe.task, target, recipe.student.max_tokens, tuple(entries), this_machine(), recipe.seed)
         out = Path(scratch) / "out"
         out.mkdir()
         benchmark.run(out, params, prepared=prepared.path, **files)
