@@ -11,6 +11,7 @@ that what is made of it is no later build's either: the next build makes it agai
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -45,6 +46,8 @@ class Stage:
 
     version: raised by hand whenever the same params and inputs would give other bytes. packages: whose versions change the result.
     stands: whether what `run` wrote in a folder is found again by later builds; all of it is where nothing is said.
+    grows: an input that is a set of texts. `run` is then given `earlier` too, the folders of finished results that differ in this input alone: what
+    they say of a text need not be asked again.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Stage:
     run: Callable[..., None]
     packages: tuple[str, ...] = ()
     stands: Callable[[Path], bool] = lambda folder: True
+    grows: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,14 +77,7 @@ class Store:
 
     def key(self, stage: Stage, params: Any, inputs: Mapping[str, str]) -> str:
         """The key of what `stage` would make: SHA-256 over everything that can change its bytes, 64 hex digits."""
-        facts = {
-            "stage": stage.name,
-            "version": stage.version,
-            "params": plain(params),
-            "inputs": dict(sorted(inputs.items())),
-            "packages": {name: _version(name) for name in sorted(stage.packages)},
-        }
-        return hashlib.sha256(canonical(facts)).hexdigest()
+        return hashlib.sha256(canonical(_facts(stage, params, inputs))).hexdigest()
 
     def find(self, stage: Stage, key: str) -> Artifact | None:
         """The finished result under `key`, or None. Raises StoreError when it was altered after it was written."""
@@ -113,9 +110,10 @@ class Store:
         spent = draft / "seconds.json"  # time of earlier, killed tries, so that the record tells the whole cost
         before = json.loads(spent.read_text()) if spent.is_file() else 0.0
         start = time.monotonic()
+        more = {"earlier": self._earlier(stage, params, inputs)} if stage.grows else {}
         try:
             with memory.held():
-                stage.run(draft, params, **{name: source.path for name, source in inputs.items()})
+                stage.run(draft, params, **{name: source.path for name, source in inputs.items()}, **more)
         except (EdgedistillError, OSError):
             raise
         except Exception as problem:
@@ -134,19 +132,28 @@ class Store:
         if not stage.stands(draft):
             key = hashlib.sha256(f"{key} {time.time_ns()}".encode()).hexdigest()
         record = {
-            "stage": stage.name,
+            **_facts(stage, params, {name: source.key for name, source in inputs.items()}),
             "key": key,
-            "version": stage.version,
             "seconds": round(seconds, 3),
-            "params": plain(params),
-            "inputs": {name: source.key for name, source in sorted(inputs.items())},
-            "packages": {name: _version(name) for name in sorted(stage.packages)},
             "files": {str(file.relative_to(draft)): _stamp(file) for file in sorted(draft.rglob("*")) if file.is_file()},
         }
         (draft / RECORD).write_text(json.dumps(record, indent=1))
         place = self._place(stage, key)
         draft.replace(place)  # last, and atomic: existence means completeness
         return Artifact(place, key, stage.name, record["seconds"], cached=False)
+
+    def _earlier(self, stage: Stage, params: Any, inputs: Mapping[str, Keyed]) -> list[Path]:
+        """Finished and untouched results that only another `stage.grows` tells from this one."""
+        wanted = _facts(stage, params, {name: source.key for name, source in inputs.items() if name != stage.grows})
+        found = []
+        for file in sorted(self.root.glob(f"{stage.name}-*/{RECORD}")):
+            record = json.loads(file.read_text())
+            record["inputs"].pop(stage.grows, None)
+            if all(record[name] == value for name, value in wanted.items()):
+                with contextlib.suppress(StoreError):  # one that was altered is no help, and no harm either
+                    _check_untouched(file.parent, record["files"])
+                    found.append(file.parent)
+        return found
 
     def _place(self, stage: Stage, key: str) -> Path:
         return self.root / f"{stage.name}-{key[:16]}"
@@ -155,6 +162,17 @@ class Store:
         """Median time of the finished results of this stage, seconds; None when it never ran here."""
         times = sorted(json.loads(file.read_text())["seconds"] for file in self.root.glob(f"{stage.name}-*/{RECORD}"))
         return times[len(times) // 2] if times else None
+
+
+def _facts(stage: Stage, params: Any, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that can change the bytes of a result. inputs: name → key."""
+    return {
+        "stage": stage.name,
+        "version": stage.version,
+        "params": plain(params),
+        "inputs": dict(sorted(inputs.items())),
+        "packages": {name: _version(name) for name in sorted(stage.packages)},
+    }
 
 
 def plain(value: Any) -> Any:

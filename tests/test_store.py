@@ -54,6 +54,28 @@ def test_a_result_that_does_not_stand_is_made_again(tmp_path: Path) -> None:
     assert calls == ["write", "after", "write", "after"]
 
 
+def test_a_stage_that_grows_is_told_of_results_that_differ_in_one_input_alone(tmp_path: Path) -> None:
+    """What is known already made anew, or taken from another teacher, from other params, or from a result that somebody edited."""
+    store, told = Store(tmp_path), []
+
+    def run(out: Path, params: dict[str, str], *, texts: Path, teacher: Path, earlier: list[Path]) -> None:
+        told.append({folder.name for folder in earlier})
+        (out / "a.txt").write_text("x")
+
+    def build(texts: str, teacher: str = "t", params: str = "p", version: int = 1) -> Path:
+        inputs = {name: SimpleNamespace(path=tmp_path, key=key) for name, key in (("texts", texts), ("teacher", teacher))}
+        return store.build(Stage("grown", version, run, grows="texts"), {"params": params}, **inputs).path
+
+    first = build("one")
+    for other in ({"teacher": "u"}, {"params": "q"}, {"version": 2}):
+        build("one", **other)
+    second = build("two")
+    assert told == [set(), set(), set(), set(), {first.name}]
+    (first / "a.txt").write_text("edited")
+    build("three")
+    assert told[-1] == {second.name}
+
+
 def test_every_part_of_the_key_counts(tmp_path: Path) -> None:
     """A stale result handed out after the params, the stage's version, an input or a package changed."""
     store = Store(tmp_path)

@@ -239,10 +239,11 @@ def floor_accuracy(train: Any, test: Any) -> float:
     return float(floor.score(test.texts, test.labels))
 
 
-def label(out: Path, params: LabelParams, *, prepared: Path, teacher: Path, transfer: Path) -> None:
+def label(out: Path, params: LabelParams, *, prepared: Path, teacher: Path, transfer: Path, earlier: Sequence[Path] = ()) -> None:
     """Writes `labels.parquet`: key (of the text), logits (float32 list), of the transfer set and of what was held out of it.
 
     Of a task that answers word by word the logits are those of its words, one after the other. A killed run goes on with the next shard.
+    earlier: labels of other transfer sets by the same teacher. Only texts that stand in none of them are asked.
 
     With EmbeddingLabelParams also `embedding`, the vector that the teacher's head reads (float16 list), had in the same pass.
     """
@@ -262,28 +263,38 @@ def label(out: Path, params: LabelParams, *, prepared: Path, teacher: Path, tran
             where="distill.losses",
             write='Take losses of answers, such as "soft_target" or "hard_answer".',
         )
-    # Like lengths side by side before cutting into shards, so that each shard pads little.
-    order = sorted(range(len(rows.texts)), key=lambda row: (len(rows.texts[row]), rows.keys[row]))
     checkpoints = out / "checkpoints"
     checkpoints.mkdir(exist_ok=True)
-    files = []
+    shards = sorted(checkpoints.glob("*.parquet"))  # of a run that was killed
+    known, there = _only([pq.read_table(file) for file in (*(folder / "labels.parquet" for folder in earlier), *shards)], set(rows.keys))
+    # Like lengths side by side before cutting into shards, so that each shard pads little.
+    order = sorted((row for row, key in enumerate(rows.keys) if key not in there), key=lambda row: (len(rows.texts[row]), rows.keys[row]))
     for begin in range(0, len(order), SHARD):
         places = order[begin : begin + SHARD]
-        file = checkpoints / f"{begin:09d}.parquet"
-        if not file.is_file():
-            texts = [rows.texts[place] for place in places]
-            asked = (teacher / "model", texts, classes, task.HUB_TASK, params.teacher, params.max_tokens, params.precision)
-            logits, vectors = kind.logits_and_embeddings(*asked) if embeddings else (kind.logits(*asked, *positions), None)
-            if not all(np.isfinite(row).all() for row in logits):
-                raise StageError("the teacher gives logits that are not finite numbers.", where=str(teacher), write="Take another teacher.")
-            table = pa.table({"key": [rows.keys[place] for place in places], "logits": [row.ravel() for row in logits]})
-            if vectors is not None:
-                table = table.append_column("embedding", pa.array(list(vectors.astype(np.float16))))
-            pq.write_table(table, file.with_suffix(".part"))
-            file.with_suffix(".part").replace(file)  # existence means completeness
-        files.append(file)
-        tick("labelling with the teacher", min(begin + SHARD, len(order)), len(order))
-    pq.write_table(pa.concat_tables([pq.read_table(file) for file in files]), out / "labels.parquet")
+        texts = [rows.texts[place] for place in places]
+        asked = (teacher / "model", texts, classes, task.HUB_TASK, params.teacher, params.max_tokens, params.precision)
+        logits, vectors = kind.logits_and_embeddings(*asked) if embeddings else (kind.logits(*asked, *positions), None)
+        if not all(np.isfinite(row).all() for row in logits):
+            raise StageError("the teacher gives logits that are not finite numbers.", where=str(teacher), write="Take another teacher.")
+        table = pa.table({"key": [rows.keys[place] for place in places], "logits": [row.ravel() for row in logits]})
+        if vectors is not None:
+            table = table.append_column("embedding", pa.array(list(vectors.astype(np.float16))))
+        part = checkpoints / f"{len(shards) + begin // SHARD:06d}.part"
+        pq.write_table(table, part)
+        part.replace(part.with_suffix(".parquet"))  # existence means completeness
+        known.append(table)
+        tick("labelling with the teacher", len(there) + min(begin + SHARD, len(order)), len(rows.texts))
+    pq.write_table(pa.concat_tables(known), out / "labels.parquet")
+
+
+def _only(tables: Sequence[Any], keys: set[str]) -> tuple[list[Any], set[str]]:
+    """(of each table the rows with these keys, short of those that one before it has, the keys that were found)."""
+    left, kept = set(keys), []
+    for table in tables:
+        mine = [key in left for key in table["key"].to_pylist()]
+        kept.append(table.filter(mine))
+        left -= set(kept[-1]["key"].to_pylist())
+    return kept, keys - left
 
 
 def read_labels(path: Path, keys: list[str]) -> npt.NDArray[np.float32]:
@@ -343,4 +354,4 @@ def teacher_logits(path: Path, keys: list[str], task: ModuleType, settings: dict
 # Not bitsandbytes: it is installed for other reasons too, and must not change the key of a teacher that does not use it. `lowbit` in the params does.
 _PACKAGES = ("torch", "transformers", "tokenizers")
 FINE_TUNE = Stage("teacher", 2, fine_tune, (*_PACKAGES, "scikit-learn"))
-LABEL = Stage("label", 2, label, _PACKAGES)
+LABEL = Stage("label", 2, label, _PACKAGES, grows="transfer")

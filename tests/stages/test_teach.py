@@ -13,6 +13,7 @@ from edgedistill.models import check_folder, load_model, load_tokenizer, save
 from edgedistill.recipe import Teacher
 from edgedistill.stages import teach
 from edgedistill.stages.teach import LabelParams, check_floor, check_terms, label, read_labels
+from edgedistill.store import Artifact, Store
 from edgedistill.tables import make_rows, write_rows
 from edgedistill.teachers import transformers as local
 from tests.conftest import tickets
@@ -138,6 +139,51 @@ def test_interrupted_labelling_goes_on(headed: Path, tmp_path: Path, monkeypatch
     np.testing.assert_array_equal(read_labels(out / "labels.parquet", shuffled), read_labels(out / "labels.parquet", keys)[::-1])
     with pytest.raises(StageError, match="1 texts of the transfer set have no soft label"):
         read_labels(out / "labels.parquet", [*keys, "0" * 32])
+
+
+def test_a_larger_set_asks_the_teacher_only_what_is_new(headed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More traffic, more growth: an hour of labels paid again, or a text with the answer to another. Nor does a kill in between, or another set
+    that was labelled meanwhile, cost a text its label.
+    """
+    monkeypatch.setattr(teach, "SHARD", 16)
+    texts = list(dict.fromkeys(text for text, _ in tickets(87)))
+    inputs = prepared_and_transfer(tmp_path, texts) | {"teacher": tmp_path / "teacher"}
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "model").symlink_to(headed)
+    asked, real, store = [], local.logits, Store(tmp_path / "store")
+    stops = [False]
+
+    def counted(model: Path, shard: list[str], *rest: object) -> np.ndarray:
+        if stops[0] and len(shard) < 16:
+            raise KeyboardInterrupt
+        asked.extend(shard)
+        return real(model, shard, *rest)  # type: ignore[arg-type]
+
+    def labels(rows: list[str], max_tokens: int = 32) -> Path:
+        write_rows(inputs["transfer"] / "transfer.parquet", make_rows(rows))
+        sources = {
+            name: Artifact(folder, f"{name} {len(rows) if name == 'transfer' else ''}", "x", 0.0, True) for name, folder in inputs.items()
+        }
+        return store.build(teach.LABEL, LabelParams(Teacher(model="m"), "classify", max_tokens, "float32"), **sources).path
+
+    monkeypatch.setattr(local, "logits", counted)
+    labels(texts[:10])
+    assert set(asked) == set(texts[:10])
+    stops[0] = True
+    with pytest.raises(KeyboardInterrupt):
+        labels(texts)
+    killed = len(asked)
+    stops[0] = False
+    labels(texts[5:15])
+    whole = labels(texts)
+    assert 10 < killed < len(asked) and set(asked) == set(texts) and len(asked) - len(texts) <= 5, "some were asked twice"
+    np.testing.assert_allclose(
+        read_labels(whole / "labels.parquet", make_rows(texts).keys),
+        real(headed, texts, CLASSES, TASK, Teacher(model="m"), 32, "float32"),
+        atol=1e-5,
+    )
+    labels(texts, max_tokens=8)
+    assert len(asked) >= 2 * len(texts), "answers to texts that were cut off elsewhere"
 
 
 def test_held_out_texts_are_labelled_too(headed: Path, tmp_path: Path) -> None:
