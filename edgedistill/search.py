@@ -225,11 +225,12 @@ def climb(order: Sequence[Candidate], bar: float) -> list[Candidate]:
     if not all(candidate.trials and read_score(candidate.newest.path) is not None for candidate in order):
         return list(order)  # in a plan, or where there was nothing to choose
     values = {candidate.name: _value(candidate.newest) for candidate in order}
-    hopeful = [candidate for candidate in order if may_reach(candidate) >= bar]
+    reach = {candidate.name: may_reach(candidate) for candidate in order}
+    hopeful = [candidate for candidate in order if reach[candidate.name] >= bar]
     if not hopeful:
         families = dict.fromkeys(candidate.student.family for candidate in order)
         best_of = [max((c for c in order if c.student.family == family), key=lambda c: values[c.name]) for family in families]
-        return [candidate for candidate in best_of if may_reach(candidate) >= max(values.values())]
+        return [candidate for candidate in best_of if reach[candidate.name] >= max(values.values())]
     steps: list[Candidate] = []
     best: dict[str, float] = {}
     for candidate in hopeful:

@@ -101,8 +101,8 @@ def best_precision() -> str:
 def bfloat16_gain() -> float:
     """How many times as fast as float32's a product of bfloat16 is on this machine; 0.0 without the instructions.
 
-    That they are there promises nothing: an EPYC with AVX512-BF16 gains by them, a Xeon that hides its AMX from its guests multiplies bfloat16 at half
-    the pace of float32. Measured once and remembered beside the store: the precision is part of what results are found by, and stays what it was.
+    That they are there promises nothing: a Xeon that hides its AMX from its guests multiplies bfloat16 at half the pace of float32. Measured once and
+    remembered beside the store: the precision is part of what results are found by, and stays what it was.
     """
     import torch
 
@@ -110,13 +110,12 @@ def bfloat16_gain() -> float:
     if not any(check() for check in checks if check):
         return 0.0
     machine = this_machine()
-    kept, name = home() / "bfloat16.json", f"torch {torch.__version__}, {machine['cpu']}, {machine['system']}"
+    kept, name = home() / "bfloat16.json", f"torch {torch.__version__}, {machine['cpu']} {' '.join(machine['isa'])}, {machine['system']}"
     known = _known(kept)
     if name not in known:
         times = [[_product_seconds(dtype) for dtype in (torch.float32, torch.bfloat16)] for _ in range(PRODUCTS)]
-        float32, bfloat16 = (
-            min(column) for column in zip(*times, strict=True)
-        )  # in turns, and each at its best: others may be at work here
+        # Each at its best: others may be at work here.
+        float32, bfloat16 = (min(column) for column in zip(*times, strict=True))
         known[name] = float32 / bfloat16
         written = kept.with_suffix(f".{os.getpid()}")
         with contextlib.suppress(OSError):  # `doctor` tells it on a machine whose home cannot be written, too

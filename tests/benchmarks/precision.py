@@ -8,7 +8,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -33,31 +32,33 @@ def main() -> None:
     )
     torch.manual_seed(0)
     for name, config in SIZES.items():
-        model = BertForSequenceClassification(config)
-        batch = {"input_ids": torch.randint(5, 7000, (ROWS, TOKENS)), "attention_mask": torch.ones(ROWS, TOKENS, dtype=torch.long)}
-        labels = torch.randint(0, CLASSES, (ROWS,))
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+        compare(name, config)
 
-        def step(half: bool, model: Any = model, batch: Any = batch, labels: Any = labels, optimizer: Any = optimizer) -> None:
-            model.train()
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half), sdpa_kernel(SDPBackend.MATH):
-                loss = model(**batch, labels=labels).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
 
-        def answer(half: bool, model: Any = model, batch: Any = batch) -> None:
-            model.eval()
-            with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-                model(**batch)
+def compare(name: str, config: BertConfig) -> None:
+    model = BertForSequenceClassification(config)
+    batch = {"input_ids": torch.randint(5, 7000, (ROWS, TOKENS)), "attention_mask": torch.ones(ROWS, TOKENS, dtype=torch.long)}
+    labels = torch.randint(0, CLASSES, (ROWS,))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
 
-        for what, work in (("step", step), ("answer", answer)):
-            times = [[cpu_seconds(work, half) for half in (False, True)] for _ in range(6)][1:]
-            float32, bfloat16 = (statistics.median(column) for column in zip(*times, strict=True))
-            print(
-                f"{name}, {what} of {ROWS} rows: float32 {float32:.3f} s, bfloat16 {bfloat16:.3f} s, {float32 / bfloat16:.2f} times as fast"
-            )
+    def step(half: bool) -> None:
+        model.train()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half), sdpa_kernel(SDPBackend.MATH):
+            loss = model(**batch, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def answer(half: bool) -> None:
+        model.eval()
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            model(**batch)
+
+    for what, work in (("step", step), ("answer", answer)):
+        times = [[cpu_seconds(work, half) for half in (False, True)] for _ in range(6)][1:]
+        float32, bfloat16 = (statistics.median(column) for column in zip(*times, strict=True))
+        print(f"{name}, {what} of {ROWS} rows: float32 {float32:.3f} s, bfloat16 {bfloat16:.3f} s, {float32 / bfloat16:.2f} times as fast")
 
 
 def cpu_seconds(work: Callable[[bool], None], half: bool) -> float:

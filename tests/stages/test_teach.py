@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,11 +120,11 @@ def test_interrupted_labelling_goes_on(headed: Path, tmp_path: Path, monkeypatch
     out, real, asked = tmp_path / "out", local.logits, []
     out.mkdir()
 
-    def failing(model: Path, shard: list[str], *rest: object) -> np.ndarray:
+    def failing(model: Path, shard: list[str], *rest: Any) -> np.ndarray:
         asked.append(len(shard))
         if len(asked) == 3:
             raise KeyboardInterrupt
-        return real(model, shard, *rest)  # type: ignore[arg-type]
+        return real(model, shard, *rest)
 
     monkeypatch.setattr(local, "logits", failing)
     params = LabelParams(Teacher(model="m"), "classify", 32, "float32")
@@ -153,11 +154,11 @@ def test_a_larger_set_asks_the_teacher_only_what_is_new(headed: Path, tmp_path: 
     asked, real, store = [], local.logits, Store(tmp_path / "store")
     stops = [False]
 
-    def counted(model: Path, shard: list[str], *rest: object) -> np.ndarray:
+    def counted(model: Path, shard: list[str], *rest: Any) -> np.ndarray:
         if stops[0] and len(shard) < 16:
             raise KeyboardInterrupt
         asked.extend(shard)
-        return real(model, shard, *rest)  # type: ignore[arg-type]
+        return real(model, shard, *rest)
 
     def labels(rows: list[str], max_tokens: int = 32) -> Path:
         write_rows(inputs["transfer"] / "transfer.parquet", make_rows(rows))
